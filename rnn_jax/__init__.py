@@ -1,0 +1,1 @@
+"""Recurrent networks as pure functions in JAX."""
