@@ -1,0 +1,33 @@
+"""Texts for the experiments: NumPy only, nothing here imports JAX."""
+
+from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
+from rnn_jax.data.errors import DataError
+from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
+from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
+from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
+from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
+
+__all__ = [
+    "BUILTIN",
+    "END_OF_LINE",
+    "LEVELS",
+    "NAMED_SETS",
+    "UNKNOWN_CHARACTER",
+    "UNKNOWN_WORD",
+    "Corpus",
+    "DataError",
+    "EvaluationBatches",
+    "NamedSet",
+    "Part",
+    "RemoteFile",
+    "StreamBatch",
+    "Streams",
+    "Vocabulary",
+    "builtin_text",
+    "cache_folder",
+    "evaluation_streams",
+    "fetch",
+    "load_corpus",
+    "read_text",
+    "windows",
+]
