@@ -1,0 +1,77 @@
+"""Recurrent cells, by name in `CELLS`: a plain dict, name -> factory."""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rnn_jax.cells.base import ACTIVATIONS, Cell, cell_factory, from_function, matmul
+from rnn_jax.cells.elman import ElmanCarry, elman
+from rnn_jax.cells.gru import GRUCarry, gru
+from rnn_jax.cells.lstm import LSTMCarry, lstm
+
+CELLS: dict[str, Callable[..., Cell]] = {"elman": elman, "gru": gru, "lstm": lstm}
+
+__all__ = [
+    "ACTIVATIONS",
+    "CELLS",
+    "Cell",
+    "ElmanCarry",
+    "GRUCarry",
+    "LSTMCarry",
+    "cell_factory",
+    "elman",
+    "from_function",
+    "gru",
+    "lstm",
+    "make",
+    "matmul",
+    "parse",
+]
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Read a cell as it is written on a command line: `gru`, `gru(reset=before)`, `lstm(forget_bias=2)`.
+
+    Returns:
+        The name and its static options. Bare words are strings; numbers, True, False and None are themselves.
+
+    Raises:
+        ValueError: not of that form, an unknown cell (lists the known ones), or an option that the cell does not have.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        call = None
+    if isinstance(call, ast.Name):
+        name, keywords = call.id, []
+    elif isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+        name, keywords = call.func.id, call.keywords
+    else:
+        raise ValueError(f"cell: expected NAME or NAME(option=value, ...), found {text!r}")
+    if name not in CELLS:
+        close = difflib.get_close_matches(name, CELLS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"cell: expected one of {', '.join(sorted(CELLS))}; found {name!r}{hint}")
+    allowed = [p for p in inspect.signature(CELLS[name]).parameters if p != "hidden_size"]
+    options: dict[str, Any] = {}
+    for keyword in keywords:
+        if keyword.arg not in allowed:
+            raise ValueError(f"cell: {name} takes the options {', '.join(allowed)}; found {keyword.arg!r}")
+        try:
+            value = keyword.value
+            options[keyword.arg] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
+        except ValueError:
+            raise ValueError(f"cell: option {keyword.arg} of {name}: expected a word or a number") from None
+    return name, options
+
+
+def make(text: str, hidden_size: int, **options: Any) -> Cell:
+    """Build the cell that `text` names: `make("gru(reset=before)", 256)` is `gru(256, reset="before")`.
+
+    Raises:
+        ValueError: see `parse`, and the errors of the factory.
+    """
+    name, parsed = parse(text)
+    return CELLS[name](hidden_size, **(parsed | options))

@@ -1,0 +1,1 @@
+"""How the loop over time is run; `rnn_jax.unroll` is the door."""

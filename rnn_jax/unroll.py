@@ -1,0 +1,227 @@
+"""The one door through which a cell runs over time."""
+
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from rnn_jax.cells.base import Cell, CellFunction, from_function
+from rnn_jax.recurrence.associative import associative_loop
+from rnn_jax.recurrence.deferred import deferred_loop, over_time
+from rnn_jax.recurrence.loop import Steps, plain_loop, select, zeros_like
+from rnn_jax.typing import Carry, Inputs, Params
+
+
+def unroll(
+    cell: Cell | CellFunction,
+    params: Params,
+    inputs: Inputs,
+    carry: Carry | None = None,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    time_major: bool = True,
+    segment: int | Literal["sqrt"] | None = None,
+    gradient: Literal["deferred", "autodiff"] = "deferred",
+    method: Literal["loop", "associative"] = "loop",
+) -> tuple[Carry, PyTree]:
+    """Run a cell over a sequence.
+
+        c_t, y_t = cell(params, c_tm1, x_t),   t = 1..T
+
+    The inputs are projected once for all T; the loop holds what the carry needs. The function is jitted with the cell
+    static, so calling it eagerly is fast from the second call on.
+
+    Args:
+        cell: a `Cell`, or any function `(params, carry, x) -> (carry, output)`; then `carry` must be given.
+        params: the cell's parameters.
+        inputs: [T, B, D], or [T, D] without a batch; a pytree of such arrays if the cell takes one. Its first leaf says
+            what T and the batch axes are.
+        carry: the carry before the first step; None for the cell's initial carry.
+        mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the final
+            carry is the state at the true end.
+        reset: [T, B] bool, True restores the cell's initial carry before that step (a bare function's: the carry that
+            was given), even where the step is masked.
+        reverse: run from the last step to the first; outputs[t] belongs to inputs[t].
+        time_major: False: inputs, mask, reset and outputs are [B, T, ...].
+        segment: keep only every k-th carry and recompute in between when gradients are taken: memory O(T/k + k) in
+            place of O(T). "sqrt" takes k = ⌈√T⌉.
+        gradient: "deferred" takes all weight gradients after the backward loop in one product per matrix;
+            "autodiff" leaves them to JAX, which also permits forward mode (`jax.jvp`).
+        method: "associative" runs a cell that declares `coefficients` in O(log T) depth.
+
+    Returns:
+        (carry, outputs): the carry after the last step and the outputs [T, B, H], as `lax.scan` returns them.
+
+    Raises:
+        ValueError: an argument has the wrong shape, dtype or value; the message names it.
+    """
+    if segment is not None and segment != "sqrt" and (isinstance(segment, bool) or segment < 1):
+        raise ValueError(f"segment: expected a positive integer, 'sqrt' or None, found {segment!r}")
+    if gradient not in ("deferred", "autodiff"):
+        raise ValueError(f"gradient: expected 'deferred' or 'autodiff', found {gradient!r}")
+    if method not in ("loop", "associative"):
+        raise ValueError(f"method: expected 'loop' or 'associative', found {method!r}")
+    if not isinstance(cell, Cell):
+        if carry is None:
+            raise ValueError("carry: a bare function has no initial carry of its own; found None")
+        cell = _wrap(cell)
+    if method == "associative" and cell.coefficients is None:
+        raise ValueError("method: 'associative' needs a cell that declares `coefficients`; this one does not")
+    return _unroll(cell, params, inputs, carry, mask, reset, reverse, time_major, segment, gradient, method)
+
+
+@functools.lru_cache(maxsize=256)
+def _wrap(function: CellFunction) -> Cell:
+    """One cell per function object, so that a second call does not compile again."""
+
+    def nothing(*_: object) -> None:
+        return None
+
+    return from_function(function, nothing, nothing)  # pyright: ignore[reportArgumentType]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+def _unroll(
+    cell: Cell,
+    params: Params,
+    inputs: Inputs,
+    carry: Carry | None,
+    mask: Array | None,
+    reset: Array | None,
+    reverse: bool,
+    time_major: bool,
+    segment: int | Literal["sqrt"] | None,
+    gradient: str,
+    method: str,
+) -> tuple[Carry, PyTree]:
+    leaves = jax.tree.leaves(inputs)
+    if not leaves:
+        raise ValueError("inputs: expected at least one array, found an empty tree")
+    batch_ndim = leaves[0].ndim - 1 - cell.feature_ndim
+    if batch_ndim < 0:
+        expected = "[T, D]" if cell.feature_ndim == 1 else f"[T, ...] with {cell.feature_ndim} feature axes"
+        raise ValueError(f"inputs: expected {expected} or more axes, found shape {leaves[0].shape}")
+    swap = not time_major and batch_ndim > 0
+    if swap:
+        inputs, mask, reset = jax.tree.map(lambda x: x.swapaxes(0, 1), (inputs, mask, reset))
+    leading = jax.tree.leaves(inputs)[0].shape[: batch_ndim + 1]
+    _check_leading(inputs, mask, reset, leading)
+    length, batch_shape = leading[0], leading[1:]
+
+    try:
+        initial = cell.initial_carry(params, batch_shape)
+    except Exception as error:
+        if carry is None:
+            raise
+        raise ValueError(f"params: the cell's initial_carry does not take them: {error}") from error
+    carry = initial if carry is None else carry
+    reset_carry = carry if initial is None else initial
+    _check_carry(cell, params, inputs, carry, initial, batch_ndim)
+
+    loop_cell = cell
+    if cell.readout is not None and method == "loop":
+        loop_cell = cell.replace(update=_emit_carry(cell), readout=None)
+
+    def run(
+        params: Params, carry: Carry, reset_carry: Carry, sequence: tuple[Inputs, Array | None, Array | None]
+    ) -> tuple[Carry, PyTree]:
+        inputs, mask, reset = sequence
+        steps_count = jax.tree.leaves(inputs)[0].shape[0]
+
+        def project(inputs: Inputs) -> PyTree:
+            return cell.project(params, inputs)
+
+        steps = Steps(over_time(cell, project, batch_ndim)(inputs), mask, reset)
+        if method == "associative" and steps_count > 0:
+            return associative_loop(cell, reverse, batch_ndim, params, carry, reset_carry, steps)
+        if gradient == "deferred":
+            carry, outputs = deferred_loop(
+                loop_cell, reverse, batch_ndim, steps_count, params, carry, reset_carry, steps
+            )
+        else:
+            carry, outputs = plain_loop(loop_cell, reverse, params, carry, reset_carry, steps, steps_count)
+        if cell.readout is None:
+            return carry, outputs
+
+        def readout(carry: Carry, projected: PyTree) -> PyTree:
+            assert cell.readout is not None
+            return cell.readout(params, carry, projected)
+
+        outputs = over_time(cell, readout, batch_ndim)(outputs, steps.projected)
+        return carry, select(mask, outputs, zeros_like(outputs))
+
+    sequence = (inputs, mask, reset)
+    if segment is None or length <= 1:
+        carry, outputs = run(params, carry, reset_carry, sequence)
+    else:
+        size = math.ceil(math.sqrt(length)) if segment == "sqrt" else min(segment, length)
+        carry, outputs = _segmented(run, size, length, reverse, params, carry, reset_carry, sequence)
+    if swap:
+        outputs = jax.tree.map(lambda y: y.swapaxes(0, 1), outputs)
+    return carry, outputs
+
+
+def _emit_carry(cell: Cell) -> CellFunction:
+    """`update` of a cell with a readout, as the loop runs it: the new carry is the output."""
+
+    def update(params: Params, carry: Carry, preactivations: PyTree) -> tuple[Carry, Carry]:
+        new_carry, _ = cell.update(params, carry, preactivations)
+        return new_carry, new_carry
+
+    return update
+
+
+def _segmented(run, size: int, length: int, reverse: bool, params, carry, reset_carry, sequence):  # noqa: ANN001, ANN202
+    """Run whole segments of `size` steps under `jax.checkpoint`, and the rest as one shorter segment at the end."""
+    count = length // size
+    whole = count * size
+    checkpointed = jax.checkpoint(run)
+
+    def body(carry: Carry, segment_inputs: PyTree) -> tuple[Carry, PyTree]:
+        return checkpointed(params, carry, reset_carry, segment_inputs)
+
+    def rest(carry: Carry) -> tuple[Carry, PyTree]:
+        return checkpointed(params, carry, reset_carry, jax.tree.map(lambda x: x[whole:], sequence))
+
+    def segments(carry: Carry) -> tuple[Carry, PyTree]:
+        split = jax.tree.map(lambda x: x[:whole].reshape(count, size, *x.shape[1:]), sequence)
+        carry, outputs = jax.lax.scan(body, carry, split, reverse=reverse)
+        return carry, jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), outputs)
+
+    if whole == length:
+        return segments(carry)
+    if reverse:
+        carry, last = rest(carry)
+        carry, first = segments(carry)
+    else:
+        carry, first = segments(carry)
+        carry, last = rest(carry)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
+
+
+def _check_leading(inputs: Inputs, mask: Array | None, reset: Array | None, leading: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(inputs):
+        if leaf.shape[: len(leading)] != leading:
+            raise ValueError(f"inputs: every leaf must start with the axes {leading}, found shape {leaf.shape}")
+    for name, array in (("mask", mask), ("reset", reset)):
+        if array is not None and (array.shape != leading or array.dtype != jnp.bool_):
+            raise ValueError(f"{name}: expected bool {list(leading)}, found {array.dtype} {list(array.shape)}")
+
+
+def _check_carry(
+    cell: Cell, params: Params, inputs: Inputs, carry: Carry, initial: Carry | None, batch_ndim: int
+) -> None:
+    def describe(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+
+    if initial is not None and describe(initial) != describe(carry):
+        raise ValueError(f"carry: expected {describe(initial)}, found {describe(carry)}")
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
+    new_carry, _ = jax.eval_shape(cell, params, carry, first)
+    if describe(new_carry) != describe(carry):
+        raise ValueError(f"carry: one step turns {describe(carry)} into {describe(new_carry)}; it must keep its form")
