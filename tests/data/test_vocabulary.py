@@ -15,7 +15,7 @@ PENN_TREEBANK = Path(__file__).resolve().parents[3] / "shared" / "data" / "ptb" 
 
 
 def test_characters_are_sorted_and_round_trip():
-    text = "hello\nwörld 漢😀"
+    text = "hello\nwörld 漢😀\ud800"
     symbols = Vocabulary.from_text(text)
     assert symbols.symbols == tuple(sorted(set(text)))
     assert symbols.unknown is None
@@ -76,9 +76,8 @@ def test_an_unfinished_line_gets_no_end_mark():
 
 
 def test_unknown_word_of_the_text_is_reused():
-    words = Vocabulary.from_text("<unk> a <unk> a b c\n", level="word", min_count=2)
-    assert words.symbols.count("<unk>") == 1
-    # 2 written and the 2 left out
+    words = Vocabulary.from_text("<unk> a <unk> a b a c\n", level="word", min_count=2)
+    # 2 written and the 2 left out make 4
     assert words.symbols == ("<unk>", "a", "<eos>")
 
 
@@ -87,6 +86,8 @@ def test_max_size_counts_the_special_words():
     assert Vocabulary.from_text(text, level="word", max_size=4).symbols == ("a", "b", "<unk>", "<eos>")
     assert set(Vocabulary.from_text(text, level="word", max_size=2).symbols) == {"<unk>", "<eos>"}
     assert len(Vocabulary.from_text(text, level="word", max_size=100)) == 5
+    # of equally frequent words the first of the alphabet stay
+    assert set(Vocabulary.from_text("f e d c b a", level="word", max_size=4).symbols) == {"a", "b", "c", "<unk>"}
 
 
 @pytest.mark.parametrize("text", ["a b\n\n\nb a\n", "\n\na", " \n a  b \n", "a", "\n"])
