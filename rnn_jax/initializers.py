@@ -56,7 +56,9 @@ def resolve(initializer: str | Initializer, hidden_size: int, argument: str) -> 
         return uniform_hidden(hidden_size)
     if initializer not in INITIALIZERS:
         known = ", ".join(["uniform", *INITIALIZERS])
-        raise ValueError(f"{argument}: expected one of {known}, or a function (key, shape, dtype); found {initializer!r}")
+        raise ValueError(
+            f"{argument}: expected one of {known}, or a function (key, shape, dtype); found {initializer!r}"
+        )
     return INITIALIZERS[initializer]
 
 

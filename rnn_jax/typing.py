@@ -7,23 +7,21 @@
 Arrays over a sequence are time-major, `[T, B, D]`, unless an argument says otherwise.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-Key = jax.Array
-Params = dict[str, Any]
-Carry = PyTree
-Dtype = jnp.dtype | type | str
+Key: TypeAlias = jax.Array
+Dtype: TypeAlias = Any
+Params: TypeAlias = dict[str, Any]
 
-Inputs = PyTree
-Projected = PyTree
-Preactivations = PyTree
+# Pytrees whose structure the cell chooses.
+Carry: TypeAlias = Any
+Inputs: TypeAlias = Any
+Projected: TypeAlias = Any
+Preactivations: TypeAlias = Any
 
-Features = Inexact[Array, "... D"]
-Hidden = Inexact[Array, "... H"]
-Tokens = Int[Array, "*TB"]
-Logits = Float[Array, "*TB V"]
-Mask = Bool[Array, "*TB"]
+Tokens: TypeAlias = Int[Array, "*TB"]
+Logits: TypeAlias = Float[Array, "*TB V"]
+Mask: TypeAlias = Bool[Array, "*TB"]

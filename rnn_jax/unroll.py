@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,8 @@ def unroll(
         inputs: [T, B, D], or [T, D] without a batch; a pytree of such arrays if the cell takes one. Its first leaf says
             what T and the batch axes are.
         carry: the carry before the first step; None for the cell's initial carry.
-        mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the final
-            carry is the state at the true end.
+        mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the
+            final carry is the state at the true end.
         reset: [T, B] bool, True restores the cell's initial carry before that step (a bare function's: the carry that
             was given), even where the step is masked.
         reverse: run from the last step to the first; outputs[t] belongs to inputs[t].
@@ -140,9 +141,8 @@ def _unroll(
         if method == "associative" and steps_count > 0:
             return associative_loop(cell, reverse, batch_ndim, params, carry, reset_carry, steps)
         if gradient == "deferred":
-            carry, outputs = deferred_loop(
-                loop_cell, reverse, batch_ndim, steps_count, params, carry, reset_carry, steps
-            )
+            result: Any = deferred_loop(loop_cell, reverse, batch_ndim, steps_count, params, carry, reset_carry, steps)
+            carry, outputs = result
         else:
             carry, outputs = plain_loop(loop_cell, reverse, params, carry, reset_carry, steps, steps_count)
         if cell.readout is None:
@@ -176,7 +176,16 @@ def _emit_carry(cell: Cell) -> CellFunction:
     return update
 
 
-def _segmented(run, size: int, length: int, reverse: bool, params, carry, reset_carry, sequence):  # noqa: ANN001, ANN202
+def _segmented(
+    run: Callable[..., tuple[Carry, PyTree]],
+    size: int,
+    length: int,
+    reverse: bool,
+    params: Params,
+    carry: Carry,
+    reset_carry: Carry,
+    sequence: PyTree,
+) -> tuple[Carry, PyTree]:
     """Run whole segments of `size` steps under `jax.checkpoint`, and the rest as one shorter segment at the end."""
     count = length // size
     whole = count * size

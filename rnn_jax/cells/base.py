@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxtyping import Array
 from rnn_jax.typing import Carry, Dtype, Inputs, Key, Params, Preactivations, Projected
 
 
+@runtime_checkable
 class Init(Protocol):
     """Draw the parameters of a cell."""
 
@@ -34,6 +35,7 @@ class Init(Protocol):
         ...
 
 
+@runtime_checkable
 class InitialCarry(Protocol):
     """The carry before the first step."""
 
@@ -50,6 +52,7 @@ class InitialCarry(Protocol):
         ...
 
 
+@runtime_checkable
 class Project(Protocol):
     """All that depends on the input alone."""
 
@@ -58,6 +61,7 @@ class Project(Protocol):
         ...
 
 
+@runtime_checkable
 class Recur(Protocol):
     """The matrix products of the carry."""
 
@@ -70,6 +74,7 @@ class Recur(Protocol):
         ...
 
 
+@runtime_checkable
 class Update(Protocol):
     """The gates."""
 
@@ -142,8 +147,8 @@ def from_function(
 ) -> Cell:
     """Make a cell of any pure function `(params, carry, inputs) -> (carry, output)`.
 
-    The whole step counts as `update`: nothing is hoisted out of the loop, but weight gradients still leave it. Split the
-    equations into `project`, `recur` and `update` for full speed.
+    The whole step counts as `update`: nothing is hoisted out of the loop, but weight gradients still leave it. Split
+    the equations into `project`, `recur` and `update` for full speed.
 
     Args:
         function: one step.
@@ -229,7 +234,19 @@ def resolve_activation(activation: str | Activation, argument: str = "activation
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
     """The dtype of sums, gates and carries under weights of `dtype`: float32 for the half precisions, else `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32) if jnp.dtype(dtype).itemsize < 4 else dtype
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
+def widen(array: Array) -> Array:
+    """A bias or other elementwise parameter in the dtype of the sums it is added to."""
+    return array.astype(accumulation_dtype(array.dtype))
+
+
+def cast_weights(params: Params, dtype: Dtype) -> Params:
+    """Cast the matrices to the compute dtype, once before the loop; vectors (biases, norms) keep theirs."""
+    return jax.tree.map(
+        lambda p: p.astype(dtype) if p.ndim > 1 and jnp.isdtype(p.dtype, "real floating") else p, params
+    )
 
 
 def matmul(inputs: Array, weights: Array) -> Array:
@@ -257,7 +274,7 @@ def project_gates(inputs: Array, weights: Array, bias: Array, gates: int) -> tup
     One product per gate on slices of the weights: XLA:CPU does not vectorise a fusion that slices a wide scanned array,
     and slicing `[D, gates·H]` is cheaper than slicing `[T, B, gates·H]`.
     """
-    blocks = zip(split_gates(weights, gates), split_gates(bias, gates), strict=True)
+    blocks = zip(split_gates(weights, gates), split_gates(widen(bias), gates), strict=True)
     return tuple(matmul(inputs, w) + b for w, b in blocks)
 
 

@@ -15,6 +15,7 @@ from rnn_jax.cells.base import (
     project_gates,
     resolve_activation,
     split_gates,
+    widen,
     zero_carry,
 )
 from rnn_jax.initializers import Initializer
@@ -100,7 +101,7 @@ def gru(
     def recur_after(params: Params, carry: GRUCarry, projected: tuple[Array, ...]) -> tuple[Array, ...]:
         reset_gate, update_gate, candidate = projected
         blocks = split_gates(matmul(carry.hidden, params["recurrent"]), 3)
-        return reset_gate + blocks[0], update_gate + blocks[1], candidate, blocks[2] + params["candidate_bias"]
+        return reset_gate + blocks[0], update_gate + blocks[1], candidate, blocks[2] + widen(params["candidate_bias"])
 
     def update_after(params: Params, carry: GRUCarry, preactivations: tuple[Array, ...]) -> tuple[GRUCarry, Array]:
         reset_gate, update_gate, candidate, recurrent = preactivations

@@ -137,8 +137,8 @@ def _backward(
     d_outputs = select(steps.mask, d_outputs, zeros_like(d_outputs))
     update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
 
-    # dz @ R.T runs at each step: it is four times faster on a transpose that was laid out before the loop, and XLA undoes
-    # that unless the barrier stands between.
+    # dz @ R.T runs at each step: it is four times faster on a transpose that was laid out before the loop, and XLA
+    # undoes that unless the barrier stands between.
     transposed = jax.tree.map(lambda p: jax.lax.optimization_barrier(p.T) if p.ndim == 2 else p, params)
 
     def body(state: tuple[list[Array], list[Array]], xs: Any) -> tuple[Any, Any]:

@@ -1,0 +1,140 @@
+"""Decoding: greedy and sampled, over any decode step."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rnn_jax.typing import Carry, Key
+
+NOISE_BLOCK = 64
+
+
+@runtime_checkable
+class DecodeStep(Protocol):
+    """One step of a decoder."""
+
+    def __call__(self, carry: Any, tokens: Int[Array, "*B"], /) -> tuple[Any, Float[Array, "*B V"]]:
+        """Read one token of each sequence; return the carry and the logits of the next token."""
+        ...
+
+
+def filter_top_k(logits: Float[Array, "*B V"], top_k: int) -> Float[Array, "*B V"]:
+    """Keep the k largest logits; the rest become -inf. Ties with the k-th are kept."""
+    smallest_kept = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+    return jnp.where(logits < smallest_kept, -jnp.inf, logits)
+
+
+def filter_top_p(logits: Float[Array, "*B V"], top_p: float | Float[Array, ""]) -> Float[Array, "*B V"]:
+    """Keep the smallest set of symbols whose probability reaches p, the likeliest always; the rest become -inf.
+
+    Source: Holtzman et al. 2020 (arXiv 1904.09751), nucleus sampling.
+    """
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    probabilities = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    kept = (before < top_p).at[..., 0].set(True)
+    smallest_kept = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < smallest_kept, -jnp.inf, logits)
+
+
+def warp(
+    logits: Float[Array, "*B V"],
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | Float[Array, ""] | None = None,
+) -> Float[Array, "*B V"]:
+    """The logits to sample from: divided by the temperature, then cut by top-k, then by top-p."""
+    logits = logits / temperature
+    if top_k is not None:
+        logits = filter_top_k(logits, top_k)
+    if top_p is not None:
+        logits = filter_top_p(logits, top_p)
+    return logits
+
+
+def greedy(step: DecodeStep, carry: Carry, tokens: Int[Array, "*B"], length: int) -> tuple[Carry, Int[Array, "T *B"]]:
+    """Take the likeliest symbol `length` times.
+
+    Args:
+        step: reads a token, gives the logits of the next.
+        carry: the decoder's carry before `tokens` is read.
+        tokens: the last known symbol of each sequence, [B] or scalar.
+        length: T, how many symbols to produce.
+
+    Returns:
+        (carry, tokens [T, B]): the carry has read all but the last of them.
+    """
+
+    def body(state: tuple[Carry, Array], _: None) -> tuple[tuple[Carry, Array], Array]:
+        carry, tokens = state
+        carry, logits = step(carry, tokens)
+        tokens = jnp.argmax(logits, axis=-1).astype(tokens.dtype)
+        return (carry, tokens), tokens
+
+    (carry, _), produced = jax.lax.scan(body, (carry, tokens), length=length)
+    return carry, produced
+
+
+def sample(
+    step: DecodeStep,
+    carry: Carry,
+    tokens: Int[Array, "*B"],
+    length: int,
+    key: Key,
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | Float[Array, ""] | None = None,
+) -> tuple[Carry, Int[Array, "T *B"]]:
+    """Sample `length` symbols, each from softmax(logits / temperature) cut by top-k and top-p.
+
+    Args:
+        step, carry, tokens, length: see `greedy`.
+        key: a JAX random key.
+        temperature: above 0; below 1 sharpens the distribution, above 1 flattens it. May be traced.
+        top_k: keep that many likeliest symbols; None keeps all.
+        top_p: keep the smallest set of symbols with that much probability; None keeps all. May be traced.
+
+    Returns:
+        (carry, tokens [T, B]): the carry has read all but the last of them.
+
+    Raises:
+        ValueError: `temperature`, `top_k` or `top_p` out of range (where their value is known).
+    """
+    check_sampling(temperature, top_k, top_p)
+    _, logits = jax.eval_shape(step, carry, tokens)
+
+    def body(state: tuple[Carry, Array], noise: Array) -> tuple[tuple[Carry, Array], Array]:
+        carry, tokens = state
+        carry, logits = step(carry, tokens)
+        drawn = jnp.argmax(warp(logits, temperature, top_k, top_p) + noise, axis=-1).astype(tokens.dtype)
+        return (carry, drawn), drawn
+
+    # argmax(logits + Gumbel noise) is a draw from the softmax. Noise for a block of steps at once costs a fraction of a
+    # call of the generator per step, and bounds the memory.
+    def block(state: tuple[Carry, Array], key: Key, size: int) -> tuple[tuple[Carry, Array], Array]:
+        return jax.lax.scan(body, state, jax.random.gumbel(key, (size, *logits.shape), logits.dtype))
+
+    whole, rest = divmod(length, NOISE_BLOCK)
+    key_whole, key_rest = jax.random.split(key)
+    state, produced = jax.lax.scan(
+        lambda state, key: block(state, key, NOISE_BLOCK), (carry, tokens), jax.random.split(key_whole, whole)
+    )
+    (carry, _), last = block(state, key_rest, rest)
+    return carry, jnp.concatenate([produced.reshape(whole * NOISE_BLOCK, *tokens.shape), last])
+
+
+def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
+    """Check the choices of `sample` that are known before tracing.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0 (use greedy for 0), found {temperature!r}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: expected a positive integer or None, found {top_k!r}")
+    if isinstance(top_p, int | float) and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number in (0, 1] or None, found {top_p!r}")

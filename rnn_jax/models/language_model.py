@@ -1,0 +1,211 @@
+"""The recurrent language model."""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn_jax import decoding, losses
+from rnn_jax.cells import make
+from rnn_jax.cells.base import cast_weights
+from rnn_jax.decoding import DecodeStep
+from rnn_jax.layers import Stack
+from rnn_jax.typing import Carry, Key, Params
+
+
+class LanguageModel(nn.Module):
+    """P(x_1..x_T) as a product of conditionals, each read off a recurrent state.
+
+        e_t = one-hot(x_t) or E[x_t];   h_t = stack(h_tm1, e_t);   P(x_{t+1} | x_1..x_t) = softmax(h_t W + b)
+
+    Attributes:
+        vocabulary_size: V.
+        cell: a cell as `rnn_jax.cells.make` reads it, e.g. "gru" or "gru(reset=before)".
+        hidden_size: H, or one width a layer.
+        num_layers: L, when `hidden_size` is one number.
+        input: "onehot" feeds the symbols themselves, "embedding" a learned table E [V, embedding_size].
+        embedding_size: None for the width of the first layer.
+        tie_embeddings: W = Eᵀ (Press & Wolf 2017, arXiv 1608.05859; Inan et al. 2017, arXiv 1611.01462), after a linear
+            map to `embedding_size` where the last layer has another width.
+        dropout: rate on the input, between layers and before the softmax (Zaremba et al. 2014, arXiv 1409.2329).
+        dtype: compute dtype of the matrix products.
+    """
+
+    vocabulary_size: int
+    cell: str = "lstm"
+    hidden_size: int | tuple[int, ...] = 256
+    num_layers: int = 1
+    input: Literal["onehot", "embedding"] = "embedding"
+    embedding_size: int | None = None
+    tie_embeddings: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """H of each layer."""
+        return (self.hidden_size,) * self.num_layers if isinstance(self.hidden_size, int) else tuple(self.hidden_size)
+
+    def setup(self) -> None:
+        """Make the parts.
+
+        Raises:
+            ValueError: an unknown `input`, or tied embeddings without an embedding.
+        """
+        if self.input not in ("onehot", "embedding"):
+            raise ValueError(f"input: expected 'onehot' or 'embedding', found {self.input!r}")
+        if self.tie_embeddings and self.input == "onehot":
+            raise ValueError("tie_embeddings: expected input='embedding', found input='onehot'")
+        width = self.embedding_size or self.widths[0]
+        if self.input == "embedding":
+            self.embedding = nn.Embed(self.vocabulary_size, width, dtype=self.dtype)
+        self.stack = Stack([make(self.cell, width) for width in self.widths], dropout=self.dropout, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+        if not self.tie_embeddings:
+            self.readout = nn.Dense(self.vocabulary_size, dtype=self.dtype)
+        else:
+            self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.vocabulary_size,))
+            if width != self.widths[-1]:
+                self.to_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
+
+    def embed(self, tokens: Int[Array, "*TB"]) -> Float[Array, "*TB D"]:
+        """The input of the first layer."""
+        if self.input == "embedding":
+            return self.embedding(tokens)
+        return jax.nn.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)
+
+    def logits(self, outputs: Float[Array, "*TB H"]) -> Float[Array, "*TB V"]:
+        """Unnormalised log-probabilities of the next symbol, in float32, from the outputs of the last layer."""
+        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
+        flat = outputs.reshape(-1, outputs.shape[-1])
+        if self.tie_embeddings:
+            flat = self.to_embedding(flat) if hasattr(self, "to_embedding") else flat
+            logits = self.embedding.attend(flat).astype(jnp.float32) + self.readout_bias
+        else:
+            logits = self.readout(flat).astype(jnp.float32)
+        return logits.reshape(*outputs.shape[:-1], self.vocabulary_size)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*TB"],
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        mask: Bool[Array, "*TB"] | None = None,
+        reset: Bool[Array, "*TB"] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "*TB V"]]:
+        """Read tokens, predict what follows each of them.
+
+        Training, evaluation and decoding are this one call: token by token, with the carry handed on, it gives what it
+        gives for the whole sequence.
+
+        Args:
+            tokens: [T, B] or [T], integers in 0..V-1.
+            carry: one carry a layer, from a call before; None at the start of a text.
+            mask: False = padding.
+            reset: True forgets everything before that token (packed texts).
+            deterministic: True switches dropout off.
+
+        Returns:
+            (carry, logits [T, B, V]); logits[t] belongs to token t + 1.
+        """
+        inputs = self.drop(self.embed(tokens), deterministic=deterministic)
+        carry, outputs = self.stack(inputs, carry, mask=mask, reset=reset, deterministic=deterministic)
+        return carry, self.logits(self.drop(outputs, deterministic=deterministic))
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
+        """The carry at the start of a text, one a layer."""
+        carry, _ = self(jnp.zeros((0, *batch_shape), jnp.int32))
+        return carry
+
+    def input_table(self) -> tuple[Array, ...]:
+        """What the first layer makes of each symbol of the vocabulary: one array [V, H] per gate."""
+        first = self.stack.variables["params"]["layer_0"]["cell"]
+        cell = self.stack.cells[0]
+        return cell.project(cast_weights(first, self.dtype), self.embed(jnp.arange(self.vocabulary_size)))
+
+    def decode(
+        self, table: tuple[Array, ...], carry: tuple[Carry, ...], tokens: Int[Array, "*B"]
+    ) -> tuple[tuple[Carry, ...], Float[Array, "*B V"]]:
+        """`__call__` for one token of each sequence, the first layer's input products looked up in `input_table`."""
+        params = self.stack.variables["params"]
+        carries = []
+        outputs = None
+        for index, (cell, layer_carry) in enumerate(zip(self.stack.cells, carry, strict=True)):
+            layer = cast_weights(params[f"layer_{index}"]["cell"], self.dtype)
+            projected = jax.tree.map(lambda x: x[tokens], table) if index == 0 else cell.project(layer, outputs)
+            layer_carry, outputs = cell.step(layer, layer_carry, projected)
+            carries.append(layer_carry)
+        assert outputs is not None
+        return tuple(carries), self.logits(outputs)
+
+    def log_prob(
+        self,
+        sequence: Int[Array, "T *B"],
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        mask: Bool[Array, "T *B"] | None = None,
+    ) -> Float[Array, "*B"]:
+        """Log-likelihood of a sequence given its first symbol, in nats.
+
+            log P(x_2..x_T | x_1) = Σ_{t=2..T} log P(x_t | x_1..x_{t-1})
+
+        Args:
+            sequence: [T, B] or [T]; a start symbol in front makes it the likelihood of the whole.
+            carry: what was read before, as for `__call__`.
+            mask: False = padding: those symbols count nothing.
+        """
+        _, logits = self(sequence[:-1], carry, mask=None if mask is None else mask[:-1])
+        targets = sequence[1:]
+
+        def of_one(logits: Array, targets: Array, mask: Array) -> Array:
+            return -losses.cross_entropy(logits, targets, mask)[0]
+
+        counted = jnp.ones(targets.shape, bool) if mask is None else mask[1:]
+        for _ in range(targets.ndim - 1):
+            of_one = jax.vmap(of_one, in_axes=1)
+        return of_one(logits, targets, counted)
+
+
+def decode_step(model: LanguageModel, variables: Params) -> DecodeStep:
+    """The model as a step of `rnn_jax.decoding`: the input products of all V symbols are taken before the loop."""
+    table = model.apply(variables, method="input_table")
+
+    def step(carry: Carry, tokens: Array) -> tuple[Carry, Array]:
+        return model.apply(variables, table, carry, tokens, method="decode")  # pyright: ignore[reportReturnType]
+
+    return step
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length", "top_k"))
+def continue_text(
+    model: LanguageModel,
+    variables: Params,
+    prompt: Int[Array, "T B"],
+    length: int,
+    key: Key,
+    *,
+    carry: tuple[Carry, ...] | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | Float[Array, ""] | None = None,
+) -> tuple[tuple[Carry, ...], Int[Array, "N B"]]:
+    """Read a prompt, then sample `length` symbols, in one compiled program.
+
+    Args:
+        model, variables: a language model and its parameters.
+        prompt: [T, B], T >= 1.
+        length: N.
+        key: a JAX random key.
+        carry: from a call before, when the prompt continues its text.
+        temperature, top_k, top_p: see `rnn_jax.decoding.sample`.
+
+    Returns:
+        (carry, tokens [N, B]); the carry has read all but the last token, so `prompt=tokens[-1:]` with it goes on.
+    """
+    carry, _ = model.apply(variables, prompt[:-1], carry)  # pyright: ignore[reportAssignmentType]
+    step = decode_step(model, variables)
+    return decoding.sample(step, carry, prompt[-1], length, key, temperature=temperature, top_k=top_k, top_p=top_p)
