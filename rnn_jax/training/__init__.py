@@ -1,0 +1,1 @@
+"""Training: state, optimisers, a step, the loop around it, checkpoints, metrics, run folders."""

@@ -1,0 +1,155 @@
+"""Checkpoints through Orbax: the last state and the best one, written in the background and never half."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rnn_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a resumed run must know besides its `TrainState`.
+
+    Attributes:
+        step: the number of steps done.
+        seconds: the training time used, compilation included.
+        evaluated_step: the step of the last evaluation, or None.
+        evaluations_since_best: how many evaluations in a row were no better.
+        best_step: the step of the best evaluation, or None.
+        best_values: its metrics.
+        best_save: the number of the checkpoint that holds it; `Checkpoints.save` fills it in.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    evaluated_step: int | None = None
+    evaluations_since_best: int = 0
+    best_step: int | None = None
+    best_values: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_save: int | None = None
+
+    def evaluated(self, values: dict[str, float], best: bool) -> "Progress":
+        """After an evaluation at `step`."""
+        waited = 0 if best else self.evaluations_since_best + 1
+        after = dataclasses.replace(self, evaluated_step=self.step, evaluations_since_best=waited)
+        return dataclasses.replace(after, best_step=self.step, best_values=values) if best else after
+
+
+class Checkpoints:
+    """The checkpoints of one run: folders named 1, 2, 3, ... in the order of saving; only the last and best are kept.
+
+    A checkpoint is written under another name and renamed when it is complete, and older ones are deleted after that:
+    whenever the process dies, the last complete one is there. Numbers are of saves, not of steps: the same step may be
+    saved again, after an evaluation, without deleting what is there first.
+    """
+
+    def __init__(self, folder: Path | str):
+        folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(preservation_policy=_KeepLastAndBest(self), cleanup_tmp_directories=True)
+        handlers = {"params": ocp.PyTreeCheckpointHandler(), "rest": ocp.PyTreeCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            folder, options=options, item_handlers={**handlers, "progress": ocp.JsonCheckpointHandler()}
+        )
+        last = self._manager.latest_step()
+        self.progress: Progress | None = None if last is None else self._read_progress(last)
+
+    def save(self, state: TrainState, progress: Progress, *, best: bool = False) -> Progress:
+        """Begin to save; returns when the state is copied, so that its buffers may be donated.
+
+        Args:
+            state: the state at `progress.step`.
+            progress: stored beside it.
+            best: whether this is the best state so far.
+
+        Returns:
+            `progress` with its `best_save`.
+        """
+        number = (self._manager.latest_step() or 0) + 1
+        before = None if self.progress is None else self.progress.best_save
+        self.progress = dataclasses.replace(progress, best_save=number if best else before)
+        params, rest = _split(state)
+        items = ocp.args.Composite(
+            params=ocp.args.PyTreeSave(params),
+            rest=ocp.args.PyTreeSave(rest),
+            progress=ocp.args.JsonSave(dataclasses.asdict(self.progress)),
+        )
+        self._manager.save(number, args=items)
+        return self.progress
+
+    def restore(self, like: TrainState, *, best: bool = False) -> TrainState:
+        """The last state, or the best one (without any marked best: the last).
+
+        Args:
+            like: a state of the same structure, shapes and shardings; its values do not matter.
+            best: which of the two.
+
+        Raises:
+            FileNotFoundError: nothing has been saved.
+        """
+        number = self._number(best)
+        params, rest = _split(like)
+        args = ocp.args.Composite(params=_restore_as(params), rest=_restore_as(rest))
+        restored = self._manager.restore(number, args=args)
+        return _join(restored["params"], restored["rest"], like)
+
+    def restore_params(self, *, best: bool = True) -> Any:
+        """The parameters alone, as nested dicts of NumPy arrays, with no knowledge of the model."""
+        number = self._number(best)
+        tree = self._manager.item_metadata(number)["params"].tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.Composite(params=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        return self._manager.restore(number, args=args)["params"]
+
+    def wait(self) -> None:
+        """Return when all that was saved is on the disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then free the threads."""
+        self.wait()
+        self._manager.close()
+
+    def _number(self, best: bool) -> int:
+        self.wait()
+        last = self._manager.latest_step()
+        if last is None or self.progress is None:
+            raise FileNotFoundError(f"{self._manager.directory}: no checkpoint")
+        return self.progress.best_save if best and self.progress.best_save is not None else last
+
+    def _read_progress(self, number: int) -> Progress:
+        stored = self._manager.restore(number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        return Progress(**stored["progress"])
+
+
+class _KeepLastAndBest:
+    """An Orbax preservation policy."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        progress = self._checkpoints.progress
+        keep = {checkpoints[-1].step if checkpoints else None, progress and progress.best_save}
+        return [checkpoint.step in keep for checkpoint in checkpoints]
+
+
+def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
+    # A typed PRNG key is stored as the integers it wraps.
+    rest = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry, "key": jax.random.key_data(state.key)}
+    return state.params, rest
+
+
+def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
+    key = jax.random.wrap_key_data(rest["key"], impl=jax.random.key_impl(like.key))
+    return TrainState(rest["step"], params, rest["opt_state"], rest["carry"], key, jnp.ones((), bool))
+
+
+def _restore_as(tree: Any) -> Any:
+    return ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))

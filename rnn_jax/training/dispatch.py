@@ -1,0 +1,218 @@
+"""Keeping the device busy: the next block of steps is sent off before the results of the last one are read."""
+
+import collections
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import TrainStep
+
+# Below this many seconds a step, the host's work for a dispatch (a few tenths of a millisecond) is worth sharing.
+_SHORT_STEP = 0.01
+# The work of one dispatch in seconds: far above the host's share, and short enough to stop or report in time.
+_DISPATCH = 0.15
+# The time over which speed is measured: the first decision needs the short one, an estimate averages over the long.
+_FIRST_LOOK, _MEMORY = 0.1, 2.0
+
+
+class Batches(Protocol):
+    """Training data as a pure function of the step, so that a resumed run needs nothing but its step."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch."""
+        ...
+
+    def block(self, step: int, count: int) -> Any:
+        """The batches `step` to `step + count - 1`, stacked along a leading axis in every leaf (NumPy)."""
+        ...
+
+
+class Block(NamedTuple):
+    """What K finished steps measured.
+
+    Attributes:
+        first: the number of the first step, from 1.
+        rates: K learning rates.
+        metrics: NumPy arrays [K] by name.
+        seconds: the training time used when they were read.
+    """
+
+    first: int
+    rates: list[float]
+    metrics: dict[str, np.ndarray]
+    seconds: float
+
+    @property
+    def last(self) -> int:
+        """The number of the last step."""
+        return self.first + len(self.rates) - 1
+
+
+class Dispatcher:
+    """Runs training steps and keeps the training clock.
+
+    There are at most two compiled programs: one step, and, where steps are short, a power of two of them that takes
+    about 0.15 s, if the rest of the run is long enough to pay for its compilation.
+
+    Attributes:
+        state: the newest training state.
+        seconds_per_step: measured over the last two seconds without compilation; nan at first.
+        units_per_second: what the loss counts, measured alike.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        train_step: TrainStep,
+        batches: Batches,
+        rate: Callable[[int, float], float],
+        *,
+        last_step: int | None,
+        max_seconds: float | None,
+        interval: int | None,
+        seconds: float = 0.0,
+    ):
+        """Prepare; nothing runs yet.
+
+        Args:
+            state: where to start; its buffers are donated.
+            train_step: from `make_train_step`.
+            batches: see `Batches`.
+            rate: (steps done, seconds used) -> learning rate.
+            last_step: the number of steps after which training ends, or None.
+            max_seconds: the training time after which it ends, or None.
+            interval: the smallest number of steps from one interruption by the caller to the next, or None.
+            seconds: the training time used before.
+        """
+        self.state = state
+        self.seconds_per_step = math.nan
+        self.units_per_second = math.nan
+        self._train_step = train_step
+        self._batches = batches
+        self._rate = rate
+        self._last_step = last_step
+        self._max_seconds = max_seconds
+        self._longest = None if interval is None else max(1, interval // 8)
+        self._used = seconds
+        self._started: float | None = None
+        self._compiled: set[int] = set()
+        self._compile_seconds = 0.0
+        self._block_size: int | None = None
+        self._recent: collections.deque[tuple[int, float, float]] = collections.deque()
+        self._total_units, self._total_seconds = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The training time used."""
+        return self._used + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether another step would overrun the time by more than half of its own."""
+        return self._steps_left(self.seconds) < 1
+
+    @property
+    def mean_units_per_second(self) -> float:
+        """The mean speed since the start, without compilation; nan if nothing has been measured."""
+        return self._total_units / self._total_seconds if self._total_seconds else math.nan
+
+    def run(self, step: int, end: float, interrupted: Callable[[], bool]) -> Iterator[Block]:
+        """Run from `step` steps to `end` steps, the end of time or an interruption, whichever comes first.
+
+        Yields each block while the next one runs. When the iterator ends, the device is idle and the clock stands.
+        """
+        pending: _Pending | None = None
+        self._started, last_done = time.perf_counter(), self.seconds
+        free_at = last_done
+        try:
+            while True:
+                count = 0 if interrupted() else self._count(end - step, max(free_at, self.seconds), step)
+                issued = None
+                if count:
+                    issued = self._issue(step, count, max(free_at, self.seconds))
+                    step += count
+                    free_at = max(free_at, self.seconds) + issued.expected
+                if pending is not None:
+                    metrics = jax.device_get(pending.metrics)
+                    now = self.seconds
+                    # While the host compiled the next program, this one may have finished unnoticed.
+                    if not pending.compiled and not (issued and issued.compiled):
+                        self._measure(pending, metrics, now - max(last_done, pending.issued))
+                    last_done = now
+                    free_at = now + (issued.expected if issued else 0.0)
+                    yield Block(pending.first, pending.rates, metrics, now)
+                pending = issued
+                if pending is None:
+                    return
+        finally:
+            self._used, self._started = self.seconds, None
+
+    def _issue(self, step: int, count: int, begin: float) -> "_Pending":
+        block = self._batches.block(step, count)
+        pace = 0.0 if math.isnan(self.seconds_per_step) else self.seconds_per_step
+        rates = [self._rate(step + index, begin + index * pace) for index in range(count)]
+        issued = self.seconds
+        compiled = count not in self._compiled
+        self.state, metrics = self._train_step(self.state, block, np.array(rates))
+        if compiled:
+            self._compiled.add(count)
+            self._compile_seconds = max(self._compile_seconds, self.seconds - issued)
+        return _Pending(step + 1, rates, metrics, issued, compiled, count * pace)
+
+    def _measure(self, pending: "_Pending", metrics: dict[str, np.ndarray], elapsed: float) -> None:
+        units = float(np.sum(metrics["count"]))
+        self._total_units += units
+        self._total_seconds += elapsed
+        self._recent.append((len(pending.rates), units, elapsed))
+        counts, units, seconds = (sum(column) for column in zip(*self._recent, strict=True))
+        while len(self._recent) > 1 and seconds - self._recent[0][2] > _MEMORY:
+            count, unit, second = self._recent.popleft()
+            counts, units, seconds = counts - count, units - unit, seconds - second
+        self.seconds_per_step = seconds / counts
+        self.units_per_second = units / seconds if seconds else math.nan
+
+    def _steps_left(self, now: float) -> float:
+        """How many steps fit in the time left, to the nearest."""
+        if self._max_seconds is None:
+            return math.inf
+        left = self._max_seconds - now
+        if math.isnan(self.seconds_per_step) or not self.seconds_per_step:
+            return math.inf if left > 0 else 0
+        return math.floor(left / self.seconds_per_step + 0.5)
+
+    def _count(self, wanted: float, begin: float, step: int) -> int:
+        """The number of steps of a dispatch that begins at the time `begin`."""
+        possible = min(wanted, self._steps_left(begin))
+        if possible < 1:
+            return 0
+        if self._block_size is None and self._total_seconds > _FIRST_LOOK:
+            self._block_size = self._choose_block_size(begin, step)
+        size = self._block_size or 1
+        return size if size <= possible else 1
+
+    def _choose_block_size(self, begin: float, step: int) -> int:
+        pace = self.seconds_per_step
+        if pace > _SHORT_STEP:
+            return 1
+        rest = math.inf if self._last_step is None else (self._last_step - step) * pace
+        if self._max_seconds is not None:
+            rest = min(rest, self._max_seconds - begin)
+        if rest < 10 * self._compile_seconds:
+            return 1
+        size = _DISPATCH / pace if self._longest is None else min(self._longest, _DISPATCH / pace)
+        return 2 ** int(math.log2(max(1.0, size)))
+
+
+class _Pending(NamedTuple):
+    first: int
+    rates: list[float]
+    metrics: dict[str, jax.Array]
+    issued: float
+    compiled: bool
+    expected: float

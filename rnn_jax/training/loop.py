@@ -1,0 +1,233 @@
+"""The loop around a training step: when to evaluate, to save, to show a sample and to stop."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from rnn_jax.training.checkpoint import Checkpoints, Progress
+from rnn_jax.training.dispatch import Batches, Block, Dispatcher
+from rnn_jax.training.display import Display
+from rnn_jax.training.metrics import TRAIN, VALID, MetricsWriter
+from rnn_jax.training.schedules import Schedule
+from rnn_jax.training.signals import SignalCatcher
+from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import TrainStep
+from rnn_jax.training.stop import StopRule
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM arrived; the state after `step` steps is saved, where there are checkpoints."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+        self.signal_number = signal_number
+        self.step = step
+
+
+class NonFinite(Exception):
+    """A loss or gradient was infinite or not a number; the state before that step is saved, as above."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float):
+        what = f"the norm of the gradient is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        super().__init__(f"step {step}: {what}")
+        self.step = step
+
+
+class FitResult(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        state: the last state, not the best (for that, see `Checkpoints.restore`).
+        progress: steps, seconds, the best evaluation and its metrics.
+        reason: "steps", "max_seconds" or "patience".
+        units_per_second: what the loss counts, per second of training without compilation; nan: too short to tell.
+    """
+
+    state: TrainState
+    progress: Progress
+    reason: str
+    units_per_second: float
+
+
+def fit(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Batches,
+    *,
+    schedule: Schedule,
+    stop: StopRule,
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    eval_every: int | None = None,
+    monitor: str = "val_loss",
+    patience: int | None = None,
+    sample: Callable[[Any, int], str] | None = None,
+    sample_every: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int | None = None,
+    writer: MetricsWriter | None = None,
+    log_every: int = 10,
+    display: Display | None = None,
+) -> FitResult:
+    """Train until a limit is reached, from the last checkpoint if there is one.
+
+    Steps are counted from 1. A run ends with an evaluation and a checkpoint. What a step computes depends neither on
+    where the run was interrupted nor on how many steps share a dispatch, except that under `max_seconds` the learning
+    rate follows the clock.
+
+    Args:
+        state: where to start, of the structure of the checkpoint, if any. Its buffers are donated.
+        train_step: from `make_train_step`.
+        batches: see `Batches`.
+        schedule: the learning rate.
+        stop: the limits.
+        evaluate: params -> metrics by name.
+        eval_every: steps from one evaluation to the next; None: only at the end.
+        monitor: the metric whose smallest value is best.
+        patience: end after this many evaluations in a row that were not the best yet.
+        sample: (params, step) -> a text to show on standard output.
+        sample_every: steps; None: never.
+        checkpoints: where to save.
+        checkpoint_every: steps; None: only at the best evaluation yet, at an interruption and at the end.
+        writer: where to log.
+        log_every: steps from one line of training metrics to the next; the first step is logged too.
+        display: what to show while it runs.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM arrived; raised when the dispatch in progress is done. (A second SIGINT is a
+            KeyboardInterrupt at once.)
+        NonFinite: a loss or gradient was not finite.
+    """
+    progress = Progress()
+    if checkpoints is not None and checkpoints.progress is not None:
+        progress = checkpoints.progress
+        state = checkpoints.restore(state)
+    per_epoch = batches.steps_per_epoch
+    last_step = stop.last_step(per_epoch)
+    intervals = [every for every in (eval_every, sample_every, checkpoint_every) if every]
+    dispatcher = Dispatcher(
+        state,
+        train_step,
+        batches,
+        lambda step, seconds: schedule(step, stop.fraction(step, seconds, per_epoch)),
+        last_step=last_step,
+        max_seconds=stop.max_seconds,
+        interval=min(intervals, default=None),
+        seconds=progress.seconds,
+    )
+    report = _Report(dispatcher, stop, per_epoch, writer, log_every, display)
+    with contextlib.ExitStack() as cleanup:
+        signals = cleanup.enter_context(SignalCatcher())
+        if writer is not None:
+            writer.start(progress.step, progress.evaluated_step)
+            cleanup.callback(writer.close)
+        if display is not None:
+            cleanup.callback(display.close)
+        if checkpoints is not None:
+            cleanup.callback(checkpoints.wait)
+        saved_step = progress.step
+        while True:
+            first = progress.step
+            boundaries = [(first // every + 1) * every for every in intervals]
+            end = min([*boundaries, math.inf if last_step is None else last_step])
+            try:
+                for block in dispatcher.run(first, end, lambda: signals.received is not None):
+                    report.training(block)
+                    progress = dataclasses.replace(progress, step=block.last)
+            except NonFinite as error:
+                progress = dataclasses.replace(progress, step=error.step - 1, seconds=dispatcher.seconds)
+                if checkpoints is not None and saved_step != progress.step:
+                    checkpoints.save(dispatcher.state, progress)
+                raise
+            progress = dataclasses.replace(progress, seconds=dispatcher.seconds)
+
+            def due(every: int | None, step: int = progress.step, first: int = first) -> bool:
+                return bool(every) and step % every == 0 and step > first
+
+            reason = None
+            if last_step is not None and progress.step >= last_step:
+                reason = "steps"
+            elif dispatcher.out_of_time:
+                reason = "max_seconds"
+            best = False
+            if evaluate is not None and (reason or due(eval_every)) and progress.evaluated_step != progress.step:
+                values = {name: float(value) for name, value in evaluate(dispatcher.state.params).items()}
+                best = values[monitor] < progress.best_values.get(monitor, math.inf)
+                progress = progress.evaluated(values, best)
+                report.evaluation(progress, values, best)
+                if patience is not None and progress.evaluations_since_best >= patience:
+                    reason = reason or "patience"
+            leaving = bool(reason or signals.received)
+            if checkpoints is not None and (best or ((leaving or due(checkpoint_every)) and saved_step != progress.step)):
+                report.flush()
+                progress = checkpoints.save(dispatcher.state, progress, best=best)
+                saved_step = progress.step
+            if sample is not None and due(sample_every):
+                report.sample(sample(dispatcher.state.params, progress.step))
+            if signals.received:
+                raise Interrupted(signals.received, progress.step)
+            if reason:
+                return FitResult(dispatcher.state, progress, reason, dispatcher.mean_units_per_second)
+
+
+class _Report:
+    """Takes what is measured to the log and to the display."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        stop: StopRule,
+        per_epoch: int,
+        writer: MetricsWriter | None,
+        log_every: int,
+        display: Display | None,
+    ):
+        self._dispatcher = dispatcher
+        self._stop = stop
+        self._per_epoch = per_epoch
+        self._writer = writer
+        self._log_every = log_every
+        self._display = display
+        self._smooth_loss = math.nan
+
+    def training(self, block: Block) -> None:
+        """Report the steps of a block, up to the first that was not finite: that one raises NonFinite."""
+        for index, rate in enumerate(block.rates):
+            step = block.first + index
+            values = {name: float(block.metrics[name][index]) for name in block.metrics if name != "count"}
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+                raise NonFinite(step, values["loss"], values["grad_norm"])
+            if math.isnan(self._smooth_loss):
+                self._smooth_loss = values["loss"]
+            self._smooth_loss += 0.05 * (values["loss"] - self._smooth_loss)
+            if self._writer is not None and (step == 1 or step % self._log_every == 0):
+                self._writer.write(step, block.seconds, TRAIN, values | {"learning_rate": rate})
+        if self._display is not None:
+            left = []
+            if self._stop.max_seconds is not None:
+                left.append(self._stop.max_seconds - block.seconds)
+            last_step = self._stop.last_step(self._per_epoch)
+            if last_step is not None:
+                left.append((last_step - block.last) * self._dispatcher.seconds_per_step)
+            fraction = self._stop.fraction(block.last, block.seconds, self._per_epoch)
+            speed = self._dispatcher.units_per_second
+            self._display.train(block.last, fraction, self._smooth_loss, speed, min(left))
+
+    def evaluation(self, progress: Progress, values: Mapping[str, float], best: bool) -> None:
+        if self._writer is not None:
+            self._writer.write(progress.step, progress.seconds, VALID, values)
+        if self._display is not None:
+            self._display.evaluation(progress.step, values, best)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def sample(self, text: str) -> None:
+        if self._display is None:
+            print(text)
+        else:
+            self._display.message(text, sys.stdout)

@@ -1,0 +1,76 @@
+"""Metrics of a run: metrics.jsonl and TensorBoard events."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from tensorboardX import SummaryWriter
+
+from rnn_jax.training.files import write_text
+
+TRAIN = "train"
+VALID = "valid"
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl` and TensorBoard events into a folder.
+
+    A line is one JSON object: step, seconds (of training, as `max_seconds` counts them), split, and the values.
+    """
+
+    def __init__(self, folder: Path | str):
+        self._folder = Path(folder)
+        self._lines: TextIO | None = None
+        self._events: SummaryWriter | None = None
+
+    def start(self, step: int, evaluated_step: int | None) -> None:
+        """Open for the steps after `step`.
+
+        Lines that an earlier process wrote after its last checkpoint are cut, as is a line it did not finish: the
+        steps they tell of are about to be done again.
+
+        Args:
+            step: the number of steps done.
+            evaluated_step: the step of the last evaluation that the checkpoint knows of.
+        """
+        path = self._folder / "metrics.jsonl"
+        last = {TRAIN: step, VALID: -1 if evaluated_step is None else evaluated_step}
+        kept = [line for line in read_metrics(path) if line["step"] <= last[line["split"]]]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
+
+    def write(self, step: int, seconds: float, split: str, values: Mapping[str, float]) -> None:
+        """Add one line. A value that is not finite becomes null, which JSON can hold."""
+        assert self._lines is not None and self._events is not None, "start() comes first"
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, "seconds": round(seconds, 3), "split": split, **finite}) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Hand the lines to the operating system, where they outlive this process."""
+        if self._lines is not None:
+            self._lines.flush()
+
+    def close(self) -> None:
+        """Close both files."""
+        if self._lines is not None and self._events is not None:
+            self._lines.close()
+            self._events.close()
+
+
+def read_metrics(path: Path | str) -> list[dict]:
+    """The lines of a metrics.jsonl; without a last one that is incomplete, [] where there is no file."""
+    lines = []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return lines
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            lines.append(json.loads(line))
+    return lines

@@ -1,0 +1,118 @@
+"""Optimisers by name, their numbers kept as arrays so that they can be scheduled and swept."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+Number = float | jax.Array
+
+
+def _sgd() -> optax.GradientTransformation:
+    return optax.identity()
+
+
+def _momentum(decay: Number = 0.9) -> optax.GradientTransformation:
+    return optax.trace(decay)
+
+
+def _adagrad(epsilon: Number = 1e-8) -> optax.GradientTransformation:
+    return optax.scale_by_rss(0.0, epsilon)
+
+
+def _rmsprop(decay: Number = 0.95, epsilon: Number = 1e-8) -> optax.GradientTransformation:
+    return optax.scale_by_rms(decay, epsilon, eps_in_sqrt=False)
+
+
+def _adam(beta1: Number = 0.9, beta2: Number = 0.999, epsilon: Number = 1e-8) -> optax.GradientTransformation:
+    return optax.scale_by_adam(beta1, beta2, epsilon)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
+    "adamw": _adam,
+}
+
+
+def make_optimizer(
+    name: str,
+    *,
+    learning_rate: float,
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    weight_decay: float | None = None,
+    **options: float,
+) -> optax.GradientTransformation:
+    """Build an optimiser: p ← p - η (f(clip(g)) + λ p).
+
+    The rules f, with t the number of the step, from 1:
+
+        sgd        g
+        momentum   m ← ρ m + g;  m                                       ρ `decay` 0.9
+        adagrad    a ← a + g²;  g / sqrt(a + ε)                          a = 0 at first; ε `epsilon` 1e-8
+        rmsprop    v ← ρ v + (1 - ρ) g²;  g / (sqrt(v) + ε)              ρ `decay` 0.95, ε `epsilon` 1e-8
+        adam       m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;
+                   m / (1 - β₁ᵗ) / (sqrt(v / (1 - β₂ᵗ)) + ε)             `beta1` 0.9, `beta2` 0.999, `epsilon` 1e-8
+        adamw      the same: the name under which adam with a `weight_decay` is known
+
+    Every number given, and every default above, is an array in `opt_state.hyperparams` under its name: it may be
+    replaced between steps and vmapped. What is None is left out of the program.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        learning_rate: η at first; a training step replaces it by the schedule's.
+        clip_value: clip every element of the gradient to ± this, as char-rnn does.
+        clip_norm: then scale the gradient down to this global norm (Pascanu et al. 2013).
+        weight_decay: λ, for arrays of two or more axes; biases and gains are spared. Decoupled for every rule
+            (Loshchilov & Hutter 2019): it enters no running mean and is not clipped. For sgd it is the L2 penalty.
+        options: the numbers of the rule.
+
+    Raises:
+        ValueError: an unknown name or option.
+
+    Sources: Duchi et al. 2011 with the ε of min-char-rnn; Tieleman & Hinton 2012 as in Torch's optim; Kingma & Ba 2015.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; found {name!r}")
+    rule = OPTIMIZERS[name]
+    defaults = {option: parameter.default for option, parameter in inspect.signature(rule).parameters.items()}
+    for option in options:
+        if option not in defaults:
+            known = ", ".join(["clip_value", "clip_norm", "weight_decay", *defaults])
+            raise ValueError(f"optimizer: {name} takes the options {known}; found {option!r}")
+
+    def build(*, learning_rate, clip_value=None, clip_norm=None, weight_decay=None, **options):
+        stages = [rule(**options), optax.scale_by_learning_rate(learning_rate)]
+        if weight_decay is not None:
+            stages.insert(1, optax.add_decayed_weights(weight_decay, _matrices))
+        if clip_norm is not None:
+            stages.insert(0, optax.clip_by_global_norm(clip_norm))
+        if clip_value is not None:
+            stages.insert(0, optax.clip(clip_value))
+        return optax.chain(*stages)
+
+    clips = {"clip_value": clip_value, "clip_norm": clip_norm, "weight_decay": weight_decay}
+    given = {option: value for option, value in clips.items() if value is not None}
+    # float(): an integer would become an integer array, which holds no fractions.
+    numbers = {option: float(value) for option, value in {**given, **defaults, **options}.items()}
+    # inject_hyperparams reads the names of the numbers from the signature.
+    parameters = [inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY) for option in ["learning_rate", *numbers]]
+    build.__signature__ = inspect.Signature(parameters)
+    inner = optax.inject_hyperparams(build)(learning_rate=float(learning_rate), **numbers)
+
+    def update(updates, state, params=None, **extra):
+        # Optax raises arrays to integer powers, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -1,0 +1,42 @@
+"""The state that one training step hands to the next."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes; with the data and the schedule it determines the rest of a run.
+
+    Attributes:
+        step: int32 scalar, the number of steps done.
+        params: pytree of arrays.
+        opt_state: the optimiser's state; its `hyperparams` are arrays by name (see `optimizers`).
+        carry: what the loss hands from one batch to the next (truncated BPTT: the recurrent carry), or ().
+        key: JAX PRNG key, the same in every step: step number s draws from `fold_in(key, s)`.
+        finite: bool scalar; False after a loss or gradient that was not finite. From then on the state stands still.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    carry: Any
+    key: jax.Array
+    finite: jax.Array
+
+    @classmethod
+    def create(
+        cls, params: Any, optimizer: optax.GradientTransformation, *, carry: Any = (), key: jax.Array
+    ) -> "TrainState":
+        """The state before the first step. Takes copies: a training step donates its state's buffers."""
+        params, carry, key = jax.tree.map(jnp.copy, (params, carry, key))
+        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, key, jnp.ones((), bool))
+
+
+def parameter_count(params: Any) -> int:
+    """The number of scalars in a pytree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
