@@ -50,9 +50,23 @@ class Checkpoints:
     saved again, after an evaluation, without deleting what is there first.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, *, create: bool = True):
+        """Open a folder.
+
+        Args:
+            folder: where the checkpoints are.
+            create: for training: make the folder, and clear away what an earlier process left unfinished. False: only
+                read, which leaves alone what another process may be writing.
+
+        Raises:
+            FileNotFoundError: no such folder, and `create` is False.
+        """
         folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(preservation_policy=_KeepLastAndBest(self), cleanup_tmp_directories=True)
+        if not create and not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no checkpoint")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_KeepLastAndBest(self), create=create, cleanup_tmp_directories=create
+        )
         handlers = {"params": ocp.PyTreeCheckpointHandler(), "rest": ocp.PyTreeCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
             folder, options=options, item_handlers={**handlers, "progress": ocp.JsonCheckpointHandler()}
@@ -142,13 +156,19 @@ class _KeepLastAndBest:
 
 def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
     # A typed PRNG key is stored as the integers it wraps.
-    rest = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry, "key": jax.random.key_data(state.key)}
+    rest = {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "carry": state.carry,
+        "key": jax.random.key_data(state.key),
+    }
     return state.params, rest
 
 
 def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
     key = jax.random.wrap_key_data(rest["key"], impl=jax.random.key_impl(like.key))
-    return TrainState(rest["step"], params, rest["opt_state"], rest["carry"], key, jnp.ones((), bool))
+    # A run stopped by a loss that was not finite may go on, with other flags, from the state before it.
+    return like.replace(**rest | {"params": params, "key": key, "finite": jnp.ones_like(like.finite)})
 
 
 def _restore_as(tree: Any) -> Any:

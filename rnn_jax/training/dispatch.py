@@ -104,8 +104,9 @@ class Dispatcher:
         self._compiled: set[int] = set()
         self._compile_seconds = 0.0
         self._block_size: int | None = None
-        self._recent: collections.deque[tuple[int, float, float]] = collections.deque()
-        self._total_units, self._total_seconds = 0.0, 0.0
+        # Rows of (steps, units, seconds): in all, and of late.
+        self._total, self._window = np.zeros(3), np.zeros(3)
+        self._recent: collections.deque[np.ndarray] = collections.deque()
 
     @property
     def seconds(self) -> float:
@@ -120,7 +121,8 @@ class Dispatcher:
     @property
     def mean_units_per_second(self) -> float:
         """The mean speed since the start, without compilation; nan if nothing has been measured."""
-        return self._total_units / self._total_seconds if self._total_seconds else math.nan
+        _, units, seconds = self._total
+        return units / seconds if seconds else math.nan
 
     def run(self, step: int, end: float, interrupted: Callable[[], bool]) -> Iterator[Block]:
         """Run from `step` steps to `end` steps, the end of time or an interruption, whichever comes first.
@@ -166,23 +168,22 @@ class Dispatcher:
         return _Pending(step + 1, rates, metrics, issued, compiled, count * pace)
 
     def _measure(self, pending: "_Pending", metrics: dict[str, np.ndarray], elapsed: float) -> None:
-        units = float(np.sum(metrics["count"]))
-        self._total_units += units
-        self._total_seconds += elapsed
-        self._recent.append((len(pending.rates), units, elapsed))
-        counts, units, seconds = (sum(column) for column in zip(*self._recent, strict=True))
-        while len(self._recent) > 1 and seconds - self._recent[0][2] > _MEMORY:
-            count, unit, second = self._recent.popleft()
-            counts, units, seconds = counts - count, units - unit, seconds - second
-        self.seconds_per_step = seconds / counts
-        self.units_per_second = units / seconds if seconds else math.nan
+        sample = np.array([len(pending.rates), float(np.sum(metrics["count"])), elapsed])
+        self._total += sample
+        self._recent.append(sample)
+        self._window += sample
+        while len(self._recent) > 1 and self._window[2] - self._recent[0][2] > _MEMORY:
+            self._window -= self._recent.popleft()
+        steps, units, seconds = self._window
+        self.seconds_per_step = seconds / steps
+        self.units_per_second = units / seconds
 
     def _steps_left(self, now: float) -> float:
         """How many steps fit in the time left, to the nearest."""
         if self._max_seconds is None:
             return math.inf
         left = self._max_seconds - now
-        if math.isnan(self.seconds_per_step) or not self.seconds_per_step:
+        if math.isnan(self.seconds_per_step):
             return math.inf if left > 0 else 0
         return math.floor(left / self.seconds_per_step + 0.5)
 
@@ -191,7 +192,7 @@ class Dispatcher:
         possible = min(wanted, self._steps_left(begin))
         if possible < 1:
             return 0
-        if self._block_size is None and self._total_seconds > _FIRST_LOOK:
+        if self._block_size is None and self._total[2] > _FIRST_LOOK:
             self._block_size = self._choose_block_size(begin, step)
         size = self._block_size or 1
         return size if size <= possible else 1

@@ -161,7 +161,9 @@ def fit(
                 if patience is not None and progress.evaluations_since_best >= patience:
                     reason = reason or "patience"
             leaving = bool(reason or signals.received)
-            if checkpoints is not None and (best or ((leaving or due(checkpoint_every)) and saved_step != progress.step)):
+            if checkpoints is not None and (
+                best or ((leaving or due(checkpoint_every)) and saved_step != progress.step)
+            ):
                 report.flush()
                 progress = checkpoints.save(dispatcher.state, progress, best=best)
                 saved_step = progress.step

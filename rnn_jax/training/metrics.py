@@ -44,7 +44,8 @@ class MetricsWriter:
 
     def write(self, step: int, seconds: float, split: str, values: Mapping[str, float]) -> None:
         """Add one line. A value that is not finite becomes null, which JSON can hold."""
-        assert self._lines is not None and self._events is not None, "start() comes first"
+        if self._lines is None or self._events is None:
+            raise RuntimeError("write: expected start() before it")
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self._lines.write(json.dumps({"step": step, "seconds": round(seconds, 3), "split": split, **finite}) + "\n")
         for name, value in finite.items():

@@ -45,7 +45,12 @@ class BatchSharding:
     def state(self) -> TrainState:
         """The shardings of a training state."""
         whole = self.replicated
-        return TrainState(whole, whole, whole, self._along(self.carry_axis, 0), whole, whole)
+        carry = self._along(self.carry_axis, 0)
+        return TrainState(step=whole, params=whole, opt_state=whole, carry=carry, key=whole, finite=whole)
+
+    def place(self, state: TrainState) -> TrainState:
+        """Move a state to where a training step expects it."""
+        return jax.device_put(state, self.state)
 
     def _along(self, axes: Any, shift: int) -> Any:
         name = self.mesh.axis_names[0]
@@ -70,7 +75,9 @@ def batch_sharding(
     if not 1 <= count <= len(visible):
         raise ValueError(f"devices: expected 1 to {len(visible)}, as many as are visible, found {count}")
     if batch_size % count:
-        raise ValueError(f"batch_size: expected a multiple of {count}, the number of devices, found {batch_size}")
+        raise ValueError(
+            f"batch_size: expected a multiple of {count}, the number of devices in use, found {batch_size}"
+        )
     if count == 1:
         return None
     return BatchSharding(Mesh(np.array(visible[:count]), ("batch",)), batch_axis, carry_axis)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that training changes; with the data and the schedule it determines the rest of a run.
 
     Attributes:
@@ -34,7 +33,14 @@ class TrainState:
     ) -> "TrainState":
         """The state before the first step. Takes copies: a training step donates its state's buffers."""
         params, carry, key = jax.tree.map(jnp.copy, (params, carry, key))
-        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, key, jnp.ones((), bool))
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            carry=carry,
+            key=key,
+            finite=jnp.ones((), bool),
+        )
 
 
 def parameter_count(params: Any) -> int:

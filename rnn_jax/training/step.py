@@ -67,17 +67,16 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
         finite = state.finite & jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        after = (state.step + 1, params, opt_state, carry)
-        before = (state.step, state.params, state.opt_state, state.carry)
-        step, params, opt_state, carry = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+        after = state.replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state).replace(finite=finite)
         metrics = {
             "loss": value,
             "count": count,
             "grad_norm": grad_norm,
-            "param_norm": optax.tree.norm(params),
+            "param_norm": optax.tree.norm(state.params),
             "update_norm": optax.tree.norm(updates),
         }
-        return TrainState(step, params, opt_state, carry, state.key, finite), metrics
+        return state, metrics
 
     def train_step(state, block, learning_rates):
         if len(learning_rates) > 1:

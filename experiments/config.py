@@ -1,0 +1,30 @@
+"""The part of a configuration that every training experiment has."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How an experiment trains. A subclass states its own fields, and its own defaults for these."""
+
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    warmup: int = 0
+    decay: float | None = None
+    decay_after: int | None = None
+    clip_norm: float | None = 1.0
+    clip_value: float | None = None
+    weight_decay: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    max_seconds: float | None = None
+    patience: int | None = None
+    seed: int = 0
+    workdir: str | None = None
+    init_from: str | None = None
+    devices: int | None = None
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    sample_every: int | None = None

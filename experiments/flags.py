@@ -1,0 +1,327 @@
+"""Command-line flags, derived from the frozen dataclass that is an experiment's configuration."""
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+# Giving one of these cancels what the others would be by default.
+LIMITS = ("steps", "epochs", "max_seconds")
+
+Config = typing.TypeVar("Config")
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class FlagError(Exception):
+    """A command line that cannot be understood: one line that names the flag, what was expected and what was found."""
+
+
+@contextlib.contextmanager
+def checked() -> Iterator[None]:
+    """Take a ValueError in this block for a bad flag: for calls whose errors name an argument that is a flag's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise FlagError(f"--{error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What a flag needs besides the name, type and default of its field.
+
+    Attributes:
+        help: what it does, a phrase without a full stop.
+        group: the heading under which --help lists it; "": with the experiment's own.
+        minimum: the smallest number allowed, in a tuple for every element.
+        maximum: the largest.
+        above: a number that it must exceed.
+        choices: the texts allowed.
+        check: raises ValueError where a value given is not good; called after all flags are read.
+        free: whether a resumed run may be given another value.
+        stored: whether it is part of the run's configuration; else it concerns this one command.
+        mode: whether giving it means to use a trained run without training.
+    """
+
+    help: str
+    group: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] | None = None
+    check: Callable[[Any], Any] | None = None
+    free: bool = False
+    stored: bool = True
+    mode: bool = False
+
+
+def flag(default: Any, help: str, **options: Any) -> Any:
+    """A field of a configuration: its default, its help and the other attributes of `Flag`."""
+    return dataclasses.field(default=default, metadata={"flag": Flag(help, **options)})
+
+
+def _check_cell(text: str) -> None:
+    # Imported here: most command lines that are wrong are so without the seconds that JAX takes.
+    from rnn_jax.cells import make
+
+    make(text, 1)
+
+
+_MODEL, _TRAINING, _RUN = "model", "training", "run"
+
+# A field of one of these names needs nothing but its type and default.
+COMMON: dict[str, Flag] = {
+    "cell": Flag("recurrent cell, options in parentheses: gru, gru(reset=before)", _MODEL, check=_check_cell),
+    "hidden_size": Flag("hidden units of a layer", _MODEL, minimum=1),
+    "num_layers": Flag("recurrent layers", _MODEL, minimum=1),
+    "dropout": Flag("share of the activations dropped between layers", _MODEL, minimum=0, maximum=0.99),
+    "dtype": Flag("dtype of the matrix products", _MODEL, choices=("float32", "bfloat16")),
+    "batch_size": Flag("sequences in a batch", _TRAINING, minimum=1),
+    "optimizer": Flag("update rule", _TRAINING, choices=("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")),
+    "learning_rate": Flag("learning rate, at its highest", _TRAINING, above=0),
+    "schedule": Flag(
+        "course of the learning rate", _TRAINING, choices=("constant", "cosine", "exponential", "halving")
+    ),
+    "warmup": Flag("steps over which the learning rate rises from 0", _TRAINING, minimum=0),
+    "decay": Flag("factor of each later epoch (exponential: 0.97, halving: 0.5)", _TRAINING, above=0, maximum=1),
+    "decay_after": Flag("epochs at the full rate (exponential: 10, halving: 4)", _TRAINING, minimum=0),
+    "clip_norm": Flag("largest global norm of the gradient", _TRAINING, above=0),
+    "clip_value": Flag("largest absolute value of a gradient's element", _TRAINING, above=0),
+    "weight_decay": Flag("decoupled weight decay of the matrices", _TRAINING, minimum=0),
+    "steps": Flag("end after this many steps", _TRAINING, minimum=1, free=True),
+    "epochs": Flag("end after this many epochs", _TRAINING, above=0, free=True),
+    "max_seconds": Flag("end after this many seconds of compilation and training", _TRAINING, above=0, free=True),
+    "patience": Flag("end after this many evaluations in a row without a new best", _TRAINING, minimum=1),
+    "seed": Flag("seed of the parameters, the data order and dropout", _TRAINING, minimum=0, maximum=2**32 - 1),
+    "workdir": Flag("folder of the run; one that holds a run resumes it", _RUN, stored=False),
+    "init_from": Flag("folder of a run whose parameters a new run starts from", _RUN),
+    "devices": Flag("number of devices, of all that are visible", _RUN, minimum=1),
+    "eval_every": Flag("steps from one evaluation to the next", _RUN, minimum=1, free=True),
+    "checkpoint_every": Flag("steps from one checkpoint to the next", _RUN, minimum=1, free=True),
+    "sample_every": Flag("steps from one sample to the next", _RUN, minimum=1, free=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    name: str
+    type: Any
+    default: Any
+    flag: Flag
+
+
+def fields(config_class: type) -> list[_Field]:
+    """The flags of a configuration class, in the order of its fields.
+
+    Raises:
+        TypeError: a field without a default, or one neither declared by `flag` nor common.
+    """
+    hints = typing.get_type_hints(config_class)
+    found = []
+    for field in dataclasses.fields(config_class):
+        described = field.metadata.get("flag") or COMMON.get(field.name)
+        if described is None or field.default is dataclasses.MISSING:
+            raise TypeError(f"{config_class.__name__}.{field.name}: expected a default and a declaration by flag()")
+        found.append(_Field(field.name, hints[field.name], field.default, described))
+    return found
+
+
+class Parsed(typing.NamedTuple):
+    """A command line, read.
+
+    Attributes:
+        config: the configuration.
+        given: the names of the fields that the command line settles.
+        modes: the names of the mode flags among them.
+    """
+
+    config: Any
+    given: frozenset[str]
+    modes: frozenset[str]
+
+
+def parse(arguments: Sequence[str], config_class: type) -> Parsed:
+    """Read a command line (without the program's name) as --name=value, --name value, --name or --noname.
+
+    Raises:
+        FlagError: an unknown flag, a bad value, anything that is no flag.
+    """
+    known = fields(config_class)
+    values = absl_flags.FlagValues()
+    for field in known:
+        _define(field, values)
+    try:
+        rest = values(["program", *arguments])
+    except absl_flags.UnrecognizedFlagError as error:
+        names = [field.name for field in known]
+        close = difflib.get_close_matches(error.flagname, names, n=1)
+        hint = f"; did you mean --{close[0]}?" if close else " (--help lists the flags)"
+        raise FlagError(f"unknown flag --{error.flagname}{hint}") from None
+    except absl_flags.Error as error:
+        raise FlagError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise FlagError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+
+    given = {field.name: values[field.name].value for field in known if values[field.name].present}
+    for field in known:
+        value = given.get(field.name)
+        if field.flag.check is not None and value is not None:
+            with checked():
+                field.flag.check(value)
+    modes = frozenset(field.name for field in known if field.flag.mode and given.get(field.name))
+    if any(limit in given for limit in LIMITS):
+        given = {field.name: None for field in known if field.name in LIMITS} | given
+    return Parsed(config_class(**given), frozenset(given), modes)
+
+
+def stored(config: Any) -> dict[str, Any]:
+    """The part of a configuration that belongs to its run."""
+    return {field.name: getattr(config, field.name) for field in fields(type(config)) if field.flag.stored}
+
+
+def free(config_class: type) -> frozenset[str]:
+    """The names of the fields that a resumed run may change."""
+    return frozenset(field.name for field in fields(config_class) if field.flag.free)
+
+
+def restored(config: Config, values: dict[str, Any]) -> Config:
+    """`config` with the values of a run, as JSON holds them, in its place."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return dataclasses.replace(config, **plain)  # pyright: ignore[reportArgumentType]
+
+
+def help_text(config_class: type, program: str, width: int | None = None) -> str:
+    """What --help prints: the class's docstring, the experiment's own flags, then the common ones in their groups."""
+    width = width or min(110, shutil.get_terminal_size((100, 24)).columns)
+    known = fields(config_class)
+    own = program.rpartition(".")[2].lower()
+    groups: dict[str, list[_Field]] = {own: []}
+    for field in known:
+        groups.setdefault(field.flag.group or own, []).append(field)
+    rows = {field.name: _usage(field) for field in known}
+    column = min(30, 4 + max(map(len, rows.values())))
+    lines = [
+        *textwrap.dedent(f"    {config_class.__doc__}").strip().splitlines(),
+        "",
+        f"python -m {program} [--flag=value ...]",
+    ]
+    for title in (own, *(group for group in (_MODEL, _TRAINING, _RUN) if group in groups)):
+        if groups[title]:
+            lines += ["", f"{title}:"]
+        for field in groups[title]:
+            head = f"  {rows[field.name]}"
+            text = textwrap.wrap(_described(field), width - column, break_on_hyphens=False)
+            if len(head) + 2 > column:
+                lines.append(head)
+                head = ""
+            lines += [f"{left:{column}}{part}" for left, part in zip([head, *[""] * len(text)], text, strict=False)]
+    return "\n".join(lines) + "\n"
+
+
+def _usage(field: _Field) -> str:
+    if field.type is bool:
+        return f"--{'no' if field.default else ''}{field.name}"
+    return f"--{field.name}={_placeholder(field.type, field.flag)}"
+
+
+def _described(field: _Field) -> str:
+    text = field.flag.help
+    if field.flag.choices:
+        text += f": {', '.join(field.flag.choices)}"
+    if field.type is bool:
+        return f"do not {text}" if field.default else text
+    if field.default is None:
+        return text
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{text} (default: {default!r})" if field.default == "" else f"{text} (default: {default})"
+
+
+def _placeholder(annotation: Any, described: Flag) -> str:
+    parts = [part for part in _alternatives(annotation) if part is not types.NoneType]
+    first = parts[0]
+    if typing.get_origin(first) is tuple:
+        return "X,X,..."
+    return {int: "N", float: "X"}.get(first, "NAME" if described.choices or typing.get_origin(first) else "TEXT")
+
+
+def _define(field: _Field, values: absl_flags.FlagValues) -> None:
+    if field.type is bool:
+        absl_flags.DEFINE_boolean(field.name, None, field.flag.help, flag_values=values)
+        values[field.name].parser = _Parser(field)
+    else:
+        absl_flags.DEFINE(_Parser(field), field.name, None, field.flag.help, flag_values=values)
+
+
+class _Parser(absl_flags.ArgumentParser):
+    """Turns the text of one flag into the type of its field."""
+
+    def __init__(self, field: _Field):
+        super().__init__()
+        self._field = field
+
+    def parse(self, argument: Any) -> Any:
+        field = self._field
+        for alternative in _alternatives(field.type):
+            try:
+                return _value(alternative, field.flag, str(argument))
+            except ValueError:
+                continue
+        wanted = " or ".join(_expectation(alternative, field.flag) for alternative in _alternatives(field.type))
+        # No ValueError: absl would wrap it in a sentence of its own.
+        raise FlagError(f"--{field.name}: expected {wanted}, found {argument!r}")
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _value(annotation: Any, described: Flag, text: str) -> Any:
+    """The value of `text`; ValueError where it is none."""
+    if annotation is types.NoneType:
+        if text.lower() != "none":
+            raise ValueError
+        return None
+    if typing.get_origin(annotation) is tuple:
+        return tuple(_value(typing.get_args(annotation)[0], described, part) for part in text.split(","))
+    if annotation is bool:
+        if text.lower() not in _BOOLEANS:
+            raise ValueError
+        return _BOOLEANS[text.lower()]
+    choices = typing.get_args(annotation) or described.choices
+    if choices and text not in choices:
+        raise ValueError
+    if annotation not in (int, float):
+        return text
+    number = annotation(text)
+    low = described.minimum is None or number >= described.minimum
+    high = described.maximum is None or number <= described.maximum
+    beyond = described.above is None or number > described.above
+    if not (low and high and beyond and math.isfinite(number)):
+        raise ValueError
+    return number
+
+
+def _expectation(annotation: Any, described: Flag) -> str:
+    if annotation is types.NoneType:
+        return "none"
+    if annotation is bool:
+        return "true or false"
+    if typing.get_origin(annotation) is tuple:
+        return f"{_expectation(typing.get_args(annotation)[0], described)} each between commas"
+    choices = typing.get_args(annotation) or described.choices
+    if choices:
+        return f"one of {', '.join(choices)}"
+    noun = {int: "a whole number", float: "a number"}.get(annotation, "a text")
+    bounds = {"at least": described.minimum, "above": described.above, "at most": described.maximum}
+    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return f"{noun} {limits}".strip() if annotation in (int, float) else noun

@@ -1,0 +1,90 @@
+"""What happens around an experiment: flags, the folder of its run, and how errors and signals end it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from experiments import flags
+
+_BAD_INPUT, _FAILED = 2, 1
+
+
+def run_experiment(
+    name: str, config_class: type, main: Callable[[Any, Any], None], arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Read the flags, call `main(config, run)` and exit.
+
+    Exit codes: 0; 1: a loss that is not finite; 2: bad input, in one line; 130, 143: Ctrl-C, SIGTERM. Errors in the
+    code keep their traceback.
+
+    `run` is a `rnn_jax.training.run.Run`: a fresh folder, or the one of --workdir; `config` has a resumed run's values
+    where no flag was given. With a mode flag (see `flags.Flag`) the folder must hold a run.
+
+    An experiment imports JAX inside `main`, so that --help and a wrong flag are answered at once.
+
+    Args:
+        name: of the module in this package.
+        config_class: a frozen dataclass, see `flags.fields`.
+        main: trains, or does what a mode flag asks.
+        arguments: the command line; None: this process's.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        code = _run(name, config_class, main, sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has gone; so that the interpreter's last flush does not complain:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _run(name: str, config_class: type, main: Callable[[Any, Any], None], arguments: Sequence[str]) -> int:
+    program = f"experiments.{name}"
+    if any(argument in ("-h", "-help", "--help") for argument in arguments):
+        print(flags.help_text(config_class, program), end="")
+        return 0
+    try:
+        parsed = flags.parse(arguments, config_class)
+    except flags.FlagError as error:
+        return _say(name, error, _BAD_INPUT)
+
+    from rnn_jax.data import DataError
+    from rnn_jax.training.loop import Interrupted, NonFinite
+    from rnn_jax.training.run import RunError, open_run
+
+    run = None
+    try:
+        for mode in sorted(parsed.modes):
+            if parsed.config.workdir is None:
+                raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
+        config = flags.stored(parsed.config)
+        free = flags.free(config_class)
+        run = open_run(name, config, given=parsed.given, free=free, workdir=parsed.config.workdir)
+        if parsed.modes and not run.resumed:
+            raise flags.FlagError(f"--workdir: expected a trained run, found none in {run.path}")
+        main(flags.restored(parsed.config, run.config), run)
+    except RunError as error:
+        return _say(name, f"--{error}", _BAD_INPUT)
+    except (flags.FlagError, DataError) as error:
+        return _say(name, error, _BAD_INPUT)
+    except NonFinite as error:
+        where = f"the state before it is in {run.path}" if run else ""
+        return _say(name, f"{error}; {where}; a lower --learning_rate or --clip_norm may help", _FAILED)
+    except Interrupted as error:
+        resume = f"resume: python -m {program} --workdir={run.path}" if run else ""
+        return _say(name, f"{error}; {resume}", 128 + error.signal_number)
+    finally:
+        if run is not None:
+            run.discard()
+    return 0
+
+
+def _say(name: str, message: object, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,140 @@
+"""The common way from a configuration to trained parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.config import TrainingConfig
+from experiments.flags import FlagError, checked
+from rnn_jax.training.checkpoint import Checkpoints
+from rnn_jax.training.dispatch import Batches
+from rnn_jax.training.display import Display
+from rnn_jax.training.loop import fit
+from rnn_jax.training.metrics import MetricsWriter
+from rnn_jax.training.optimizers import make_optimizer
+from rnn_jax.training.plots import plot_loss
+from rnn_jax.training.run import Run, load
+from rnn_jax.training.schedules import make_schedule
+from rnn_jax.training.sharding import batch_sharding
+from rnn_jax.training.state import TrainState
+from rnn_jax.training.step import Loss, make_train_step
+from rnn_jax.training.stop import StopRule
+
+
+class Trained(NamedTuple):
+    """What training gave.
+
+    Attributes:
+        params: those that were best on the validation set.
+        metrics: what `evaluate` said of them.
+        steps: the number of steps done.
+        seconds: the training time used.
+        units_per_second: what the loss counts, per second; nan: too short to tell, as in a run already at its end.
+    """
+
+    params: Any
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    units_per_second: float
+
+
+def train(
+    config: TrainingConfig,
+    run: Run,
+    *,
+    params: Any,
+    loss: Loss,
+    batches: Batches,
+    evaluate: Callable[[Any], Mapping[str, float]],
+    carry: Any = (),
+    sample: Callable[[Any, int], str] | None = None,
+    batch_axis: Any = 1,
+    carry_axis: Any = 0,
+    monitor: str = "val_loss",
+    unit: str = "tokens",
+    loss_unit: str = "nats per token",
+) -> Trained:
+    """Train as the configuration says, in the folder of the run, which has begun; plot the losses.
+
+    Args:
+        config: optimiser, schedule, limits and intervals.
+        run: see `Run.begin`.
+        params: the initial parameters; `config.init_from` or a checkpoint takes their place.
+        loss: see `rnn_jax.training.step.Loss`.
+        batches: see `rnn_jax.training.dispatch.Batches`.
+        evaluate: params -> metrics, `monitor` among them.
+        carry: the first carry of the loss.
+        sample: (params, step) -> a text to show.
+        batch_axis: the batch axis of each leaf of a batch, see `rnn_jax.training.sharding.BatchSharding`.
+        carry_axis: that of the carry.
+        monitor: the metric whose smallest value is best.
+        unit: what the loss counts.
+        loss_unit: for the plot.
+
+    Raises:
+        FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not.
+        Interrupted, NonFinite: see `fit`.
+    """
+    with checked():
+        sharding = batch_sharding(
+            config.batch_size, devices=config.devices, batch_axis=batch_axis, carry_axis=carry_axis
+        )
+        rates = make_schedule(
+            config.schedule,
+            config.learning_rate,
+            warmup_steps=config.warmup,
+            steps_per_epoch=batches.steps_per_epoch,
+            decay=config.decay,
+            decay_after=config.decay_after,
+        )
+    optimizer = make_optimizer(
+        config.optimizer,
+        learning_rate=config.learning_rate,
+        clip_value=config.clip_value,
+        clip_norm=config.clip_norm,
+        weight_decay=config.weight_decay,
+    )
+    if config.init_from is not None and not run.resumed:
+        params = _initial(config.init_from, params)
+    state = TrainState.create(params, optimizer, carry=carry, key=jax.random.key(config.seed))
+    if sharding is not None:
+        state = sharding.place(state)
+    checkpoints = Checkpoints(run.path / "checkpoints")
+    try:
+        result = fit(
+            state,
+            make_train_step(loss, optimizer, sharding=sharding),
+            batches,
+            schedule=rates,
+            stop=StopRule(config.steps, config.epochs, config.max_seconds),
+            evaluate=evaluate,
+            eval_every=config.eval_every,
+            monitor=monitor,
+            patience=config.patience,
+            sample=sample,
+            sample_every=config.sample_every,
+            checkpoints=checkpoints,
+            checkpoint_every=config.checkpoint_every,
+            writer=MetricsWriter(run.path),
+            display=Display(unit=unit),
+        )
+        best = checkpoints.restore(result.state, best=True)
+    finally:
+        checkpoints.close()
+    title = f"{run.experiment}: {run.path.name}"
+    plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=monitor)
+    progress = result.progress
+    return Trained(best.params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+
+
+def _initial(source: str, params: Any) -> Any:
+    with checked():
+        loaded = load(source).params
+    wanted, found = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (params, loaded))
+    if wanted != found:
+        raise FlagError(
+            f"--init_from: expected parameters of the same names and shapes as this model's, found others: {source}"
+        )
+    return loaded

@@ -1,0 +1,282 @@
+"""The folder of a run: what makes it self-contained, when it may be resumed, and how to load what it learned."""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib
+import importlib.metadata
+import itertools
+import json
+import math
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.data import Vocabulary
+from rnn_jax.training.checkpoint import Checkpoints
+from rnn_jax.training.files import write_json
+
+_PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunError(ValueError):
+    """A folder that cannot be used as asked: one line, fit to be shown to a command-line user as it stands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The folder of one training run.
+
+    Attributes:
+        path: the folder.
+        experiment: the name of the experiment.
+        config: its configuration, as JSON holds it.
+        resumed: whether the folder held the run before.
+    """
+
+    path: Path
+    experiment: str
+    config: dict[str, Any]
+    resumed: bool = False
+
+    def begin(self, *, model: Any, vocabulary: Any = None, data: Mapping[str, Any] | None = None) -> None:
+        """Create the folder and write all that `load` will need.
+
+        Args:
+            model: a dataclass (a Flax module) of `rnn_jax.models` whose fields are plain JSON values.
+            vocabulary: a `Vocabulary`, or a dict of some by name, or None.
+            data: what it is trained on: name, sha256, sizes. A resumed run must find the same.
+
+        Raises:
+            RunError: a folder that cannot be written; a resumed run whose data or vocabulary has changed.
+        """
+        contents = {"data.json": data, "vocabulary.json": _vocabulary_to_json(vocabulary)}
+        for name, value in contents.items():
+            path = self.path / name
+            if self.resumed and path.exists() and _read(path) != _plain(value):
+                raise RunError(
+                    f"workdir: {self.path} was trained on other data than is given now ({name} differs); "
+                    "give the same data or another --workdir"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # First, because its presence makes the folder a run; a resumed run writes the others again.
+            write_json(self.path / "config.json", {"experiment": self.experiment, "config": self.config})
+            write_json(self.path / "model.json", describe(model))
+            for name, value in contents.items():
+                if value is not None:
+                    write_json(self.path / name, value)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def discard(self) -> None:
+        """Take the folder away if nothing has been written into it."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def write_result(self, *, metrics: Mapping[str, float], steps: int, seconds: float, parameters: int) -> None:
+        """Write `result.json`, the last act of a run. A metric that is not finite becomes null."""
+        data = self.path / "data.json"
+        result = {
+            "experiment": self.experiment,
+            "config": self.config,
+            "metrics": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+            "steps": steps,
+            "seconds": round(seconds, 3),
+            "parameters": parameters,
+            "device": _device(),
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+            "data": _read(data) if data.exists() else None,
+        }
+        write_json(self.path / "result.json", result)
+
+
+def open_run(
+    experiment: str,
+    config: Mapping[str, Any],
+    *,
+    given: Collection[str] = (),
+    free: Collection[str] = (),
+    workdir: Path | str | None = None,
+    root: Path | str = "runs",
+) -> Run:
+    """A fresh run, or the one that `workdir` holds, to be resumed or read. No file is written yet.
+
+    Args:
+        experiment: the name of the experiment.
+        config: all fields of the configuration, JSON values.
+        given: the fields that were asked for; a run's own values take the place of the others.
+        free: the fields that may differ from the run's.
+        workdir: the folder; None: a new one under `root`, named experiment-date-number.
+        root: the folder of default folders.
+
+    Raises:
+        RunError: the folder holds something else, a run of another experiment, or one whose configuration differs.
+    """
+    fields: dict[str, Any] = _plain(dict(config))
+    if workdir is None:
+        return Run(_fresh(Path(root), experiment), experiment, fields)
+    path = Path(workdir).expanduser()
+    if not (path / "config.json").exists():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"workdir: expected a run, an empty folder or a new name, found something else: {path}")
+        return Run(path, experiment, fields)
+    stored = read_config(path)
+    if stored["experiment"] != experiment:
+        raise RunError(f"workdir: expected a run of {experiment}, found one of {stored['experiment']}: {path}")
+    return Run(path, experiment, _merge(path, stored["config"], fields, given, free), resumed=True)
+
+
+def read_config(workdir: Path | str) -> dict[str, Any]:
+    """{"experiment": name, "config": fields} of a run.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    return _read(Path(workdir).expanduser() / "config.json")
+
+
+def _merge(
+    path: Path, stored: dict[str, Any], config: dict[str, Any], given: Collection[str], free: Collection[str]
+) -> dict[str, Any]:
+    unknown = sorted(stored.keys() - config.keys())
+    if unknown:
+        raise RunError(f"workdir: {path} has settings that this version does not know: {', '.join(unknown)}")
+    differing = [
+        f"{name} ({_show(stored[name])} in the run, {_show(config[name])} now)"
+        for name in config
+        if name in given and name in stored and name not in free and stored[name] != config[name]
+    ]
+    if differing:
+        raise RunError(f"workdir: {path} holds a run with another configuration: {', '.join(differing)}")
+    return {name: value if name in given else stored.get(name, value) for name, value in config.items()}
+
+
+class LoadedRun(NamedTuple):
+    """What a run learned.
+
+    Attributes:
+        model: the Flax module.
+        params: its parameters.
+        vocabulary: a `Vocabulary`, a dict of some by name, or None.
+        config: the configuration of the run.
+        experiment: the name of the experiment.
+    """
+
+    model: Any
+    params: Any
+    vocabulary: Any
+    config: dict[str, Any]
+    experiment: str
+
+
+def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
+    """Load the model, the parameters and the vocabulary of a run.
+
+    Args:
+        workdir: the folder of the run.
+        best: the parameters that were best on the validation set; else the last.
+
+    Raises:
+        RunError: the folder holds no run, or one that has saved nothing yet.
+    """
+    path = Path(workdir).expanduser()
+    stored = read_config(path)
+    description = _read(path / "model.json")
+    models = importlib.import_module("rnn_jax.models")
+    model_class = getattr(models, description["class"], None)
+    if model_class is None:
+        raise RunError(f"workdir: {path} holds a model that this version does not know: {description['class']}")
+    model = model_class(**{name: _hashable(value) for name, value in description["arguments"].items()})
+    try:
+        checkpoints = Checkpoints(path / "checkpoints", create=False)
+    except FileNotFoundError:
+        raise RunError(f"workdir: {path} has no checkpoint yet") from None
+    try:
+        params = jax.tree.map(jnp.asarray, checkpoints.restore_params(best=best))
+    except FileNotFoundError:
+        raise RunError(f"workdir: {path} has no checkpoint yet") from None
+    finally:
+        checkpoints.close()
+    vocabulary = path / "vocabulary.json"
+    return LoadedRun(
+        model,
+        params,
+        _vocabulary_from_json(_read(vocabulary)) if vocabulary.exists() else None,
+        stored["config"],
+        stored["experiment"],
+    )
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """The class and the arguments of a model, as `model.json` holds them."""
+    fields = [field.name for field in dataclasses.fields(model) if field.init and field.name not in ("parent", "name")]
+    return {"class": type(model).__name__, "arguments": {name: getattr(model, name) for name in fields}}
+
+
+def _vocabulary_to_json(vocabulary: Any) -> Any:
+    if isinstance(vocabulary, dict):
+        return {name: json.loads(one.to_json()) for name, one in vocabulary.items()}
+    return None if vocabulary is None else json.loads(vocabulary.to_json())
+
+
+def _vocabulary_from_json(value: Any) -> Any:
+    if "symbols" in value and "level" in value:
+        return Vocabulary.from_json(json.dumps(value))
+    return {name: Vocabulary.from_json(json.dumps(one)) for name, one in value.items()}
+
+
+def _fresh(root: Path, experiment: str) -> Path:
+    stem = f"{experiment}-{datetime.date.today().isoformat()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
+                path = root / f"{stem}-{number}"
+                # Made at once: another run may start in the same second.
+                path.mkdir()
+                return path
+    except OSError as error:
+        raise _cannot_write(root, error) from None
+    raise AssertionError("unreachable")
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(f"workdir: cannot write {path}: {error.strerror}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"workdir: expected a run, found no {path.name} in {path.parent}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"workdir: cannot read {path}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
+
+
+def _show(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _device() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
