@@ -138,3 +138,14 @@ def _initial(source: str, params: Any) -> Any:
             f"--init_from: expected parameters of the same names and shapes as this model's, found others: {source}"
         )
     return loaded
+
+
+def describe_parameters(params: Any) -> str:
+    """A table of the parameters: name, shape, number."""
+    rows = [
+        ("/".join(str(getattr(key, "key", key)) for key in path), "x".join(map(str, leaf.shape)), leaf.size)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    rows.append(("all", "", sum(size for *_, size in rows)))
+    width, shape_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"{name:{width}}  {shape:>{shape_width}}  {size:>12,}" for name, shape, size in rows)

@@ -269,13 +269,8 @@ def split_gates(wide: Array, gates: int) -> tuple[Array, ...]:
 
 
 def project_gates(inputs: Array, weights: Array, bias: Array, gates: int) -> tuple[Array, ...]:
-    """`inputs @ weights + bias`, one array `[..., H]` per gate.
-
-    One product per gate on slices of the weights: XLA:CPU does not vectorise a fusion that slices a wide scanned array,
-    and slicing `[D, gates·H]` is cheaper than slicing `[T, B, gates·H]`.
-    """
-    blocks = zip(split_gates(weights, gates), split_gates(widen(bias), gates), strict=True)
-    return tuple(matmul(inputs, w) + b for w, b in blocks)
+    """`inputs @ weights + bias`, one array `[..., H]` per gate."""
+    return split_gates(matmul(inputs, weights) + widen(bias), gates)
 
 
 def zero_carry(recurrent: Array, batch_shape: tuple[int, ...], hidden_size: int) -> Array:
