@@ -4,7 +4,7 @@ import collections
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ _DISPATCH = 0.15
 _FIRST_LOOK, _MEMORY = 0.1, 2.0
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Training data as a pure function of the step, so that a resumed run needs nothing but its step."""
 

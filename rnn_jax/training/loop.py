@@ -74,9 +74,10 @@ def fit(
 ) -> FitResult:
     """Train until a limit is reached, from the last checkpoint if there is one.
 
-    Steps are counted from 1. A run ends with an evaluation and a checkpoint. What a step computes depends neither on
-    where the run was interrupted nor on how many steps share a dispatch, except that under `max_seconds` the learning
-    rate follows the clock.
+    Steps are counted from 1. A run ends with an evaluation and a checkpoint. Where it was interrupted makes no
+    difference to what it computes, except that under `max_seconds` the learning rate follows the clock. Nor does it, on
+    CPU, how many steps share a dispatch, as far as we have seen (XLA compiles a loop of steps separately), but for
+    parameters that are scalars.
 
     Args:
         state: where to start, of the structure of the checkpoint, if any. Its buffers are donated.

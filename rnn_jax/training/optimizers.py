@@ -43,11 +43,11 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def make_optimizer(
     name: str,
     *,
-    learning_rate: float,
-    clip_value: float | None = None,
-    clip_norm: float | None = None,
-    weight_decay: float | None = None,
-    **options: float,
+    learning_rate: float | int,
+    clip_value: float | int | None = None,
+    clip_norm: float | int | None = None,
+    weight_decay: float | int | None = None,
+    **options: float | int,
 ) -> optax.GradientTransformation:
     """Build an optimiser: p ← p - η (f(clip(g)) + λ p).
 

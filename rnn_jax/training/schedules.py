@@ -1,7 +1,7 @@
 """Learning-rate schedules, by name: the rate as a function of the step and of the progress of the run."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SCHEDULES = ("constant", "cosine", "exponential", "halving")
 
@@ -9,10 +9,11 @@ SCHEDULES = ("constant", "cosine", "exponential", "halving")
 _EPOCH_DECAY = {"exponential": (0.97, 10), "halving": (0.5, 4)}
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A pure function on the host: plain floats, so that it costs the device nothing."""
 
-    def __call__(self, step: int, progress: float) -> float:
+    def __call__(self, step: int, progress: float) -> float | int:
         """The learning rate of one step.
 
         Args:
@@ -24,12 +25,12 @@ class Schedule(Protocol):
 
 def make_schedule(
     name: str,
-    learning_rate: float,
+    learning_rate: float | int,
     *,
     warmup_steps: int = 0,
     steps_per_epoch: int = 1,
-    end: float = 0.0,
-    decay: float | None = None,
+    end: float | int = 0.0,
+    decay: float | int | None = None,
     decay_after: int | None = None,
 ) -> Schedule:
     """Build a schedule η(step, progress), with e = step // steps_per_epoch the number of epochs done.
@@ -61,7 +62,7 @@ def make_schedule(
     factor = default_decay if decay is None else decay
     full_epochs = default_after if decay_after is None else decay_after
 
-    def schedule(step: int, progress: float) -> float:
+    def schedule(step: int, progress: float | int) -> float | int:
         rate = learning_rate * min(1.0, (step + 1) / max(1, warmup_steps))
         if name == "cosine":
             return rate * (end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2)

@@ -20,12 +20,13 @@ class TrainState(flax.struct.PyTreeNode):
         finite: bool scalar; False after a loss or gradient that was not finite. From then on the state stands still.
     """
 
-    step: jax.Array
+    # Any: as pytrees go, a state also holds shapes, shardings or a further axis.
+    step: Any
     params: Any
     opt_state: Any
     carry: Any
-    key: jax.Array
-    finite: jax.Array
+    key: Any
+    finite: Any
 
     @classmethod
     def create(

@@ -1,7 +1,7 @@
 """One training step, jitted, and several of them in one dispatch."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from rnn_jax.training.sharding import BatchSharding
 from rnn_jax.training.state import TrainState
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What is minimised: loss_sum / count, the mean over what the batch holds."""
 
