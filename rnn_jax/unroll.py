@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from rnn_jax.cells.base import Cell, CellFunction, from_function
 from rnn_jax.recurrence.associative import associative_loop
@@ -22,8 +22,8 @@ def unroll(
     inputs: Inputs,
     carry: Carry | None = None,
     *,
-    mask: Array | None = None,
-    reset: Array | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = True,
     segment: int | Literal["sqrt"] | None = None,

@@ -5,7 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.typing import Carry, Dtype, Inputs, Params
@@ -32,7 +32,12 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Inputs, carry: Carry | None = None, *, mask: Array | None = None, reset: Array | None = None
+        self,
+        inputs: Inputs,
+        carry: Carry | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[Carry, Array]:
         """Run over a sequence.
 
@@ -83,8 +88,8 @@ class Stack(nn.Module):
         inputs: Inputs,
         carry: Sequence[Carry] | None = None,
         *,
-        mask: Array | None = None,
-        reset: Array | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
         deterministic: bool = True,
     ) -> tuple[tuple[Carry, ...], Array]:
         """Run over a sequence.

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from rnn_jax.cells.base import Cell
-from rnn_jax.recurrence.loop import Steps, plain_loop, restart, scan, select, zeros_like
+from rnn_jax.recurrence.loop import Steps, lay_out, plain_loop, restart, scan, select, zeros_like
 from rnn_jax.typing import Carry, Params
 
 Residuals = tuple[Params, Carry, Steps, Carry, PyTree]
@@ -31,25 +31,25 @@ def _is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def inexact(tree: PyTree) -> list[Array]:
+def inexact(tree: PyTree) -> list[Any]:
     """The leaves that have gradients."""
     return [leaf for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
 
 
-def replace_inexact(tree: PyTree, leaves: list[Array]) -> PyTree:
+def replace_inexact(tree: PyTree, leaves: list[Any]) -> PyTree:
     """`tree` with the leaves that have gradients taken from `leaves`."""
     new = iter(leaves)
     return jax.tree.map(lambda leaf: next(new) if _is_inexact(leaf) else leaf, tree)
 
 
-def _cotangents(tree: PyTree, leaves: list[Array]) -> PyTree:
+def _cotangents(tree: PyTree, leaves: list[Any]) -> PyTree:
     """Cotangents of `tree`: `leaves` for what has a gradient, float0 for the rest."""
     new = iter(leaves)
     zero = jax.dtypes.float0
     return jax.tree.map(lambda leaf: next(new) if _is_inexact(leaf) else np.zeros(leaf.shape, zero), tree)
 
 
-def _inexact_cotangents(tree: PyTree, cotangents: PyTree) -> list[Array]:
+def _inexact_cotangents(tree: PyTree, cotangents: PyTree) -> list[Any]:
     """The cotangents of the leaves of `tree` that have gradients."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(cotangents), strict=True)
     return [cotangent for leaf, cotangent in pairs if _is_inexact(leaf)]
@@ -78,6 +78,21 @@ def over_time(cell: Cell, function: Callable[..., PyTree], batch_ndim: int) -> C
     return lifted
 
 
+def _pack(leaves: list[Any]) -> list[Any]:
+    """Lay arrays of one shape and dtype side by side, as one.
+
+    The product dz @ R.T needs them so, and the gradients of W and R after the loop, so one array is stored in place of
+    one per gate.
+    """
+    alike = len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1 and leaves[0].ndim > 0
+    return [jnp.concatenate(leaves, axis=-1)] if alike else leaves
+
+
+def _unpack(packed: list[Any], count: int) -> list[Any]:
+    """The inverse of `_pack`; XLA makes nothing of a split whose parts are joined again."""
+    return packed if len(packed) == count else jnp.split(packed[0], count, axis=-1)
+
+
 def _reads_params(update: Callable[..., Any], params: Params, carry: Carry, preactivations: PyTree) -> bool:
     """Whether the jaxpr of `update` uses any parameter."""
     jaxpr = jax.make_jaxpr(update)(params, carry, preactivations).jaxpr
@@ -102,7 +117,8 @@ def deferred_loop(
     steps: Steps,
 ) -> tuple[Carry, PyTree]:
     """`plain_loop` with the gradient of the module's docstring."""
-    return plain_loop(cell, reverse, params, carry, reset_carry, steps, length)
+    stored, restore = lay_out(params, transposed_use=False)
+    return plain_loop(cell, reverse, stored, carry, reset_carry, steps, length, restore)
 
 
 def _forward(
@@ -115,10 +131,13 @@ def _forward(
     reset_carry: Carry,
     steps: Steps,
 ) -> tuple[tuple[Carry, PyTree], Residuals]:
+    stored, restore = lay_out(params, transposed_use=False)
+
     def body(carry: Carry, step: Steps) -> tuple[Carry, tuple[PyTree, Carry, PyTree]]:
+        weights = restore(stored)
         carry = restart(step.reset, reset_carry, carry)
-        preactivations = cell.recur(params, carry, step.projected)
-        new_carry, output = cell.update(params, carry, preactivations)
+        preactivations = cell.recur(weights, carry, step.projected)
+        new_carry, output = cell.update(weights, carry, preactivations)
         output = select(step.mask, output, zeros_like(output))
         return select(step.mask, new_carry, carry), (output, carry, preactivations)
 
@@ -137,19 +156,17 @@ def _backward(
     d_outputs = select(steps.mask, d_outputs, zeros_like(d_outputs))
     update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
 
-    # dz @ R.T runs at each step: it is four times faster on a transpose that was laid out before the loop, and XLA
-    # undoes that unless the barrier stands between.
-    transposed = jax.tree.map(lambda p: jax.lax.optimization_barrier(p.T) if p.ndim == 2 else p, params)
+    stored, restore = lay_out(params, transposed_use=True)
 
-    def body(state: tuple[list[Array], list[Array]], xs: Any) -> tuple[Any, Any]:
+    def body(state: tuple[list[Any], list[Any]], xs: Any) -> tuple[Any, Any]:
         (d_carry, d_reset), (carry, preactivations, step, d_output) = state, xs
-        weights = jax.tree.map(lambda p: p.T if p.ndim == 2 else p, transposed)
+        weights = restore(stored)
 
-        def update(c: list[Array], z: list[Array]) -> tuple[list[Array], list[Array]]:
+        def update(c: list[Any], z: list[Any]) -> tuple[list[Any], list[Any]]:
             new, y = cell.update(weights, replace_inexact(carry, c), replace_inexact(preactivations, z))
             return inexact(new), inexact(y)
 
-        def recur(c: list[Array]) -> list[Array]:
+        def recur(c: list[Any]) -> list[Any]:
             return inexact(cell.recur(weights, replace_inexact(carry, c), step.projected))
 
         d_new = select(step.mask, d_carry, zeros_like(d_carry))
@@ -162,17 +179,18 @@ def _backward(
             d_restarted = select(step.reset, d_tm1, zeros_like(d_tm1))
             d_reset = jax.tree.map(jnp.add, d_reset, d_restarted)
             d_tm1 = select(step.reset, zeros_like(d_tm1), d_tm1)
-        return (d_tm1, d_reset), (d_preactivations, d_new if update_reads_params else [])
+        return (d_tm1, d_reset), (_pack(d_preactivations), d_new if update_reads_params else [])
 
     xs = (carries, preactivations, steps, d_outputs)
-    (d_carry, d_reset), (d_preactivations, d_new) = scan(
+    (d_carry, d_reset), (packed, d_new) = scan(
         body, (d_carry, zeros_like(inexact(reset_carry))), xs, length=length, reverse=not reverse
     )
+    d_preactivations = _unpack(packed, len(inexact(preactivations)))
 
-    def recur(p: list[Array], projected: list[Array]) -> PyTree:
+    def recur(p: list[Any], projected: list[Any]) -> PyTree:
         full = replace_inexact(params, p)
 
-        def step(carry: Carry, old: PyTree, new: list[Array]) -> list[Array]:
+        def step(carry: Carry, old: PyTree, new: list[Any]) -> list[Any]:
             return inexact(cell.recur(full, carry, replace_inexact(old, new)))
 
         return over_time(cell, step, batch_ndim)(carries, steps.projected, projected)
@@ -181,10 +199,10 @@ def _backward(
 
     if update_reads_params:
 
-        def update(p: list[Array]) -> tuple[PyTree, PyTree]:
+        def update(p: list[Any]) -> tuple[PyTree, PyTree]:
             full = replace_inexact(params, p)
 
-            def step(carry: Carry, z: PyTree) -> tuple[list[Array], list[Array]]:
+            def step(carry: Carry, z: PyTree) -> tuple[list[Any], list[Any]]:
                 new, y = cell.update(full, carry, z)
                 return inexact(new), inexact(y)
 
