@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from rnn_jax.training.state import TrainState
 from rnn_jax.training.step import TrainStep
 
 # Below this many seconds a step, the host's work for a dispatch (a few tenths of a millisecond) is worth sharing.
@@ -45,7 +44,7 @@ class Block(NamedTuple):
     """
 
     first: int
-    rates: list[float]
+    rates: list[float | int]
     metrics: dict[str, np.ndarray]
     seconds: float
 
@@ -69,20 +68,20 @@ class Dispatcher:
 
     def __init__(
         self,
-        state: TrainState,
+        state: Any,
         train_step: TrainStep,
         batches: Batches,
-        rate: Callable[[int, float], float],
+        rate: Callable[[int, float], float | int],
         *,
         last_step: int | None,
-        max_seconds: float | None,
+        max_seconds: float | int | None,
         interval: int | None,
         seconds: float = 0.0,
     ):
         """Prepare; nothing runs yet.
 
         Args:
-            state: where to start; its buffers are donated.
+            state: where to start (a `TrainState`, or several stacked); its buffers are donated.
             train_step: from `make_train_step`.
             batches: see `Batches`.
             rate: (steps done, seconds used) -> learning rate.
@@ -125,7 +124,7 @@ class Dispatcher:
         _, units, seconds = self._total
         return units / seconds if seconds else math.nan
 
-    def run(self, step: int, end: float, interrupted: Callable[[], bool]) -> Iterator[Block]:
+    def run(self, step: int, end: float | int, interrupted: Callable[[], bool]) -> Iterator[Block]:
         """Run from `step` steps to `end` steps, the end of time or an interruption, whichever comes first.
 
         Yields each block while the next one runs. When the iterator ends, the device is idle and the clock stands.
@@ -179,7 +178,7 @@ class Dispatcher:
         self.seconds_per_step = seconds / steps
         self.units_per_second = units / seconds
 
-    def _steps_left(self, now: float) -> float:
+    def _steps_left(self, now: float) -> float | int:
         """How many steps fit in the time left, to the nearest."""
         if self._max_seconds is None:
             return math.inf
@@ -188,7 +187,7 @@ class Dispatcher:
             return math.inf if left > 0 else 0
         return math.floor(left / self.seconds_per_step + 0.5)
 
-    def _count(self, wanted: float, begin: float, step: int) -> int:
+    def _count(self, wanted: float | int, begin: float, step: int) -> int:
         """The number of steps of a dispatch that begins at the time `begin`."""
         possible = min(wanted, self._steps_left(begin))
         if possible < 1:
@@ -213,7 +212,7 @@ class Dispatcher:
 
 class _Pending(NamedTuple):
     first: int
-    rates: list[float]
+    rates: list[float | int]
     metrics: dict[str, jax.Array]
     issued: float
     compiled: bool

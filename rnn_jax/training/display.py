@@ -25,7 +25,9 @@ class Display:
             self._bar = tqdm(total=1.0, file=self._stream, bar_format=layout, dynamic_ncols=True, leave=False)
         self._validation = ""
 
-    def train(self, step: int, fraction: float, loss: float, units_per_second: float, seconds_left: float) -> None:
+    def train(
+        self, step: int, fraction: float | int, loss: float, units_per_second: float, seconds_left: float | int
+    ) -> None:
         """Show how training stands.
 
         Args:
@@ -52,7 +54,7 @@ class Display:
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(0)
 
-    def evaluation(self, step: int, values: Mapping[str, float], best: bool) -> None:
+    def evaluation(self, step: int, values: Mapping[str, float | int], best: bool) -> None:
         """Show the metrics of an evaluation."""
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._validation = text.split("  ")[0]

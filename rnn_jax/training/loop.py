@@ -60,7 +60,7 @@ def fit(
     *,
     schedule: Schedule,
     stop: StopRule,
-    evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    evaluate: Callable[[Any], Mapping[str, float | int]] | None = None,
     eval_every: int | None = None,
     monitor: str = "val_loss",
     patience: int | None = None,
@@ -219,7 +219,7 @@ class _Report:
             speed = self._dispatcher.units_per_second
             self._display.train(block.last, fraction, self._smooth_loss, speed, min(left))
 
-    def evaluation(self, progress: Progress, values: Mapping[str, float], best: bool) -> None:
+    def evaluation(self, progress: Progress, values: Mapping[str, float | int], best: bool) -> None:
         if self._writer is not None:
             self._writer.write(progress.step, progress.seconds, VALID, values)
         if self._display is not None:

@@ -42,7 +42,7 @@ class MetricsWriter:
         self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
 
-    def write(self, step: int, seconds: float, split: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, seconds: float, split: str, values: Mapping[str, float | int]) -> None:
         """Add one line. A value that is not finite becomes null, which JSON can hold."""
         if self._lines is None or self._events is None:
             raise RuntimeError("write: expected start() before it")

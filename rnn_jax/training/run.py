@@ -78,7 +78,7 @@ class Run:
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def write_result(self, *, metrics: Mapping[str, float], steps: int, seconds: float, parameters: int) -> None:
+    def write_result(self, *, metrics: Mapping[str, float | int], steps: int, seconds: float, parameters: int) -> None:
         """Write `result.json`, the last act of a run. A metric that is not finite becomes null."""
         data = self.path / "data.json"
         result = {

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from rnn_jax.training.sharding import BatchSharding
-from rnn_jax.training.state import TrainState
 
 
 @runtime_checkable
@@ -31,7 +30,7 @@ class Loss(Protocol):
         ...
 
 
-TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
 
 
 def make_train_step(

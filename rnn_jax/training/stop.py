@@ -18,8 +18,8 @@ class StopRule:
     """
 
     steps: int | None = None
-    epochs: float | None = None
-    max_seconds: float | None = None
+    epochs: float | int | None = None
+    max_seconds: float | int | None = None
 
     def __post_init__(self):
         if self.steps is None and self.epochs is None and self.max_seconds is None:
@@ -32,7 +32,7 @@ class StopRule:
             limits.append(math.ceil(self.epochs * steps_per_epoch))
         return min(limits, default=None)
 
-    def fraction(self, step: int, seconds: float, steps_per_epoch: int) -> float:
+    def fraction(self, step: int, seconds: float | int, steps_per_epoch: int) -> float | int:
         """The share of the run, from 0 to 1, that is done after `step` steps and `seconds` seconds."""
         last = self.last_step(steps_per_epoch)
         by_steps = 0.0 if last is None else step / max(1, last)

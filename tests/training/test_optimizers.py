@@ -79,7 +79,9 @@ def test_adagrad_is_the_one_of_optax_with_an_empty_accumulator():
     theirs = optax.chain(optax.clip(5.0), optax.adagrad(0.1, initial_accumulator_value=0.0, eps=1e-8))
     start = jnp.array([1.0, -1.0, 1.0])
     quiet = np.zeros((1000, 3))
-    for one, other in zip(minimise(ours, start, gradient, quiet), minimise(theirs, start, gradient, quiet), strict=True):
+    for one, other in zip(
+        minimise(ours, start, gradient, quiet), minimise(theirs, start, gradient, quiet), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
 
 

@@ -51,7 +51,7 @@ def test_warm_up_is_linear_and_never_zero(name):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="schedule: expected one of constant, .*; found 'linear'"):
+    with pytest.raises(ValueError, match=r"schedule: expected one of constant, .*; found 'linear'"):
         make_schedule("linear", 0.1)
     with pytest.raises(ValueError, match="decay: expected schedule exponential or halving, found 'cosine'"):
         make_schedule("cosine", 0.1, decay=0.5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,15 @@ class Batches:
 
     steps_per_epoch: int = 10
     seconds: float = 0.0
-    on_block: object = None
+    on_block: Callable[[int, int], None] | None = None
 
     def block(self, step, count):
         if self.on_block is not None:
             self.on_block(step, count)
         time.sleep(self.seconds * count)
-        return np.stack([np.random.default_rng(s).integers(0, SYMBOLS, (5, 2), np.int32) for s in range(step, step + count)])
+        return np.stack(
+            [np.random.default_rng(s).integers(0, SYMBOLS, (5, 2), np.int32) for s in range(step, step + count)]
+        )
 
 
 def loss(params, carry, batch, key):
