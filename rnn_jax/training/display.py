@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ class Display:
 
     _INTERVAL = 10.0
 
-    def __init__(self, *, unit: str = "tokens", stream: TextIO | None = None):
+    def __init__(self, *, unit: str = "tokens", stream: Any = None):
         """Args: unit: what the loss counts, for the speed; stream: standard error unless given."""
         self._unit = unit
         self._stream = sys.stderr if stream is None else stream
@@ -60,7 +60,7 @@ class Display:
         self._validation = text.split("  ")[0]
         self.message(f"step {step}  {text}{'  (best)' if best else ''}")
 
-    def message(self, text: str, stream: TextIO | None = None) -> None:
+    def message(self, text: str, stream: Any = None) -> None:
         """Print above the bar, on the display's stream or another one."""
         if self._bar is not None:
             self._bar.clear()

@@ -106,12 +106,16 @@ def make_optimizer(
     build.__signature__ = inspect.Signature(parameters)
     inner = optax.inject_hyperparams(build)(learning_rate=float(learning_rate), **numbers)
 
+    # Optax mixes dtypes (powers of integers, parameters of several precisions), which strict promotion forbids.
+    def init(params):
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.init(params)
+
     def update(updates, state, params=None, **extra):
-        # Optax raises arrays to integer powers, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             return inner.update(updates, state, params, **extra)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _matrices(params: Any) -> Any:
