@@ -319,6 +319,14 @@ ADD_ONE = Cell(
     lambda params, count, x: (count + 1.0, x + count[..., None]),
 )
 
+ROWWISE = Cell(
+    initialiser(gate=(FEATURES,), value=(FEATURES,), feedback=()),
+    lambda params, batch_shape: zeros(batch_shape),
+    lambda params, x: (x @ params["gate"], x @ params["value"]),
+    lambda params, carry, projected: (projected[0] + params["feedback"] * carry, projected[1]),
+    lambda params, carry, z: (sigmoid(z[0]) * carry + z[1], (sigmoid(z[0]) * carry + z[1])[..., None]),
+)
+
 INNER = lstm(HIDDEN, dtype=jnp.float64)
 MINIMAL = from_function(
     minimal_gated,
@@ -349,4 +357,5 @@ USER_CELLS = {
     "conv_lstm": of(CONV_LSTM, lambda key, leading: jax.random.normal(key, (*leading, *SPACE, 1), jnp.float64)),
     "zoneout": of(zoneout(INNER), draw_zoneout),
     "add_one": of(ADD_ONE),
+    "rowwise": of(ROWWISE),
 }

@@ -1,0 +1,322 @@
+"""The contract of `unroll` that is not a law of cells: what it computes by hand, refuses, compiles and keeps."""
+
+import functools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import Var
+
+import rnn_jax
+from rnn_jax import Cell, elman, gru, lstm, unroll
+
+
+def no_params(key, input_size):
+    return {}
+
+
+ADD = Cell(
+    no_params,
+    lambda params, batch_shape: jnp.zeros(batch_shape),
+    lambda params, x: x[..., 0],
+    lambda params, total, x: x,
+    lambda params, total, x: (total + x, (total + x)[..., None]),
+)
+
+INPUTS = jnp.asarray([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])[..., None]
+
+
+def run(**options):
+    """Running sums of 1, 2, 3, 4 and of 10, 20, 30, 40: the final sums, and the outputs of each row."""
+    final, outputs = unroll(ADD, {}, INPUTS, **options)
+    return np.asarray(final).tolist(), np.asarray(outputs)[..., 0].T.tolist()
+
+
+def test_running_sums():
+    assert run() == ([10, 100], [[1, 3, 6, 10], [10, 30, 60, 100]])
+    assert run(carry=jnp.asarray([5.0, 0.0])) == ([15, 100], [[6, 8, 11, 15], [10, 30, 60, 100]])
+    assert run(reverse=True) == ([10, 100], [[10, 9, 7, 4], [100, 90, 70, 40]])
+
+
+def test_padding_is_skipped_wherever_it_lies():
+    mask = jnp.asarray([[True, False], [False, True], [True, True], [True, False]])
+    assert run(mask=mask) == ([8, 50], [[1, 0, 4, 8], [0, 20, 50, 0]])
+    assert run(mask=mask, reverse=True) == ([8, 50], [[8, 0, 7, 4], [0, 50, 30, 0]])
+
+
+def test_a_reset_restores_the_initial_carry_before_its_step():
+    reset = jnp.asarray([[False, False], [False, True], [True, False], [False, False]])
+    assert run(reset=reset, carry=jnp.asarray([5.0, 5.0])) == ([7, 90], [[6, 8, 3, 7], [15, 20, 50, 90]])
+    assert run(reset=reset, reverse=True) == ([6, 30], [[6, 5, 3, 4], [30, 20, 70, 40]])
+
+
+def test_a_reset_at_a_masked_step_still_resets():
+    reset = jnp.asarray([[False, False], [False, True], [True, False], [False, False]])
+    assert run(reset=reset, mask=~reset) == ([4, 70], [[1, 3, 0, 4], [10, 0, 30, 70]])
+
+
+@pytest.mark.parametrize("segment", [1, 2, 3, 4, 9, "sqrt"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_segments_change_nothing(segment, reverse):
+    mask = jnp.asarray([[True, False], [False, True], [True, True], [True, False]])
+    assert run(segment=segment, mask=mask, reverse=reverse) == run(mask=mask, reverse=reverse)
+
+
+def test_batch_major_is_the_transpose():
+    mask = jnp.asarray([[True, False], [False, True], [True, True], [True, False]])
+    expected_carry, expected = unroll(ADD, {}, INPUTS, mask=mask, reset=mask)
+    carry, outputs = unroll(ADD, {}, INPUTS.swapaxes(0, 1), mask=mask.T, reset=mask.T, time_major=False)
+    np.testing.assert_array_equal(carry, expected_carry)
+    np.testing.assert_array_equal(outputs, expected.swapaxes(0, 1))
+
+
+def test_two_batch_axes():
+    doubled = jnp.stack([INPUTS, 2 * INPUTS], axis=1)
+    final, outputs = unroll(ADD, {}, doubled)
+    assert np.asarray(final).tolist() == [[10, 100], [20, 200]]
+    assert outputs.shape == (4, 2, 2, 1)
+
+
+def test_no_steps():
+    final, outputs = unroll(lstm(3), lstm(3).init(jax.random.key(0), 2), jnp.zeros((0, 5, 2)))
+    assert final.hidden.shape == final.cell.shape == (5, 3)
+    assert outputs.shape == (0, 5, 3)
+    assert not np.asarray(final.cell).any()
+
+
+def test_a_bare_function_is_a_cell():
+    def leak(params, carry, x):
+        carry = params["keep"] * carry + x
+        return carry, {"value": carry, "double": 2 * carry}
+
+    params = {"keep": jnp.asarray(0.5)}
+    carry, outputs = unroll(leak, params, INPUTS, jnp.ones((2, 1)))
+    expected_carry, expected = jax.lax.scan(functools.partial(leak, params), jnp.ones((2, 1)), INPUTS)
+    np.testing.assert_allclose(carry, expected_carry)
+    jax.tree.map(np.testing.assert_allclose, outputs, expected)
+
+
+def test_a_bare_function_is_traced_once():
+    traces = []
+
+    def add(params, carry, x):
+        traces.append(None)
+        return carry + x, carry
+
+    unroll(add, {}, INPUTS, jnp.zeros((2, 1)))
+    first = len(traces)
+    unroll(add, {}, 2 * INPUTS, jnp.ones((2, 1)))
+    assert len(traces) == first
+
+
+def test_masks_may_be_numpy_arrays():
+    mask = np.array([[True, False], [False, True], [True, True], [True, False]])
+    assert run(mask=mask) == run(mask=jnp.asarray(mask))
+
+
+def good_params():
+    return lstm(3).init(jax.random.key(0), 2)
+
+
+@pytest.mark.parametrize(
+    ("argument", "change"),
+    [
+        ("mask", {"mask": jnp.ones((4, 3), bool)}),
+        ("mask", {"mask": jnp.ones((4, 5))}),
+        ("mask", {"mask": jnp.ones((4,), bool)}),
+        ("reset", {"reset": jnp.ones((5, 4), bool)}),
+        ("reset", {"reset": jnp.ones((4, 5), jnp.int32)}),
+        ("carry", {"carry": lstm(3).initial_carry(good_params(), (4,))}),
+        ("carry", {"carry": lstm(4).initial_carry(lstm(4).init(jax.random.key(0), 2), (5,))}),
+        ("inputs", {"inputs": jnp.zeros((4,))}),
+        ("inputs", {"inputs": ()}),
+        ("inputs", {"inputs": (jnp.zeros((4, 5, 2)), jnp.zeros((5, 5, 2)))}),
+        ("segment", {"segment": 0}),
+        ("segment", {"segment": -3}),
+        ("segment", {"segment": True}),
+        ("method", {"method": "associative"}),
+        ("carry", {"cell": lambda params, carry, x: (carry, x)}),
+    ],
+)
+def test_a_bad_argument_is_named(argument, change):
+    arguments = {"cell": lstm(3), "params": good_params(), "inputs": jnp.zeros((4, 5, 2))} | change
+    with pytest.raises(ValueError, match=rf"^{argument}: ") as caught:
+        unroll(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["segment", "gradient", "method"])
+def test_an_unknown_choice_is_named(argument):
+    """Past the annotations, which only the tests enforce."""
+    call = getattr(unroll, "__wrapped__", unroll)
+    with pytest.raises(ValueError, match=rf"^{argument}: .*found 'other'"):
+        call(lstm(3), good_params(), jnp.zeros((4, 5, 2)), **{argument: "other"})
+
+
+def test_a_step_must_keep_the_form_of_its_carry():
+    def grow(params, carry, x):
+        return jnp.concatenate([carry, carry], axis=-1), x
+
+    with pytest.raises(ValueError, match=r"^carry: one step turns"):
+        unroll(grow, {}, INPUTS, jnp.zeros((2, 1)))
+
+
+def equations(jaxpr, name):
+    """All equations of a primitive that contribute to a result, at any depth."""
+    found, needed = [], {v for v in jaxpr.outvars if isinstance(v, Var)}
+    for equation in reversed(jaxpr.eqns):
+        if needed.isdisjoint(equation.outvars):
+            continue
+        needed |= {v for v in equation.invars if isinstance(v, Var)}
+        found += [equation] if equation.primitive.name == name else []
+        for inner in inner_jaxprs(equation):
+            found += equations(inner, name)
+    return found[::-1]
+
+
+def inner_jaxprs(equation):
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            inner = getattr(item, "jaxpr", item)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def training_jaxpr(cell, steps=7, **options):
+    params = cell.init(jax.random.key(0), 2)
+    inputs = jnp.zeros((steps, 5, 2))
+
+    def loss(params, inputs):
+        carry, outputs = unroll(cell, params, inputs, **options)
+        return jnp.mean(outputs**2) + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(carry))
+
+    return jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, inputs).jaxpr
+
+
+def carried_shapes(scan):
+    """Shapes of what a scan hands from step to step."""
+    start = scan.params["num_consts"]
+    return [v.aval.shape for v in scan.invars[start : start + scan.params["num_carry"]]]
+
+
+CELLS = {"elman": elman(3), "lstm": lstm(3), "gru": gru(3)}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_each_loop_holds_one_product_and_no_weight_gradient(name):
+    cell = CELLS[name]
+    weights = {leaf.shape for leaf in jax.tree.leaves(cell.init(jax.random.key(0), 2))}
+    weights |= {shape[::-1] for shape in weights}
+    forward, backward = equations(training_jaxpr(cell), "scan")
+    for loop in (forward, backward):
+        assert len(equations(loop.params["jaxpr"].jaxpr, "dot_general")) == 1
+        assert not weights & set(carried_shapes(loop))
+    # The same reading of plain autodiff finds what is to be avoided, so it can find it.
+    _, plain = equations(training_jaxpr(cell, gradient="autodiff"), "scan")
+    assert weights & set(carried_shapes(plain))
+    assert len(equations(plain.params["jaxpr"].jaxpr, "dot_general")) > 1
+
+
+def test_a_matmul_in_update_costs_one_more_product_a_step():
+    cell = gru(3, reset="before")
+    weights = {leaf.shape for leaf in jax.tree.leaves(cell.init(jax.random.key(0), 2))}
+    for loop in equations(training_jaxpr(cell), "scan"):
+        assert len(equations(loop.params["jaxpr"].jaxpr, "dot_general")) <= 3
+        assert not weights & set(carried_shapes(loop))
+
+
+@pytest.mark.parametrize("gradient", ["deferred", "autodiff"])
+def test_one_step_has_no_loop(gradient):
+    jaxpr = training_jaxpr(lstm(3), steps=1, gradient=gradient)
+    assert not equations(jaxpr, "scan")
+    assert not equations(jaxpr, "while")
+    assert equations(jaxpr, "dot_general")
+
+
+def test_half_precision_multiplies_in_half_and_sums_in_single():
+    cell = lstm(3, dtype=jnp.bfloat16)
+    params = cell.init(jax.random.key(0), 2)
+    jaxpr = jax.make_jaxpr(lambda p, x: unroll(cell, p, x))(params, jnp.zeros((7, 5, 2), jnp.bfloat16)).jaxpr
+    products = equations(jaxpr, "dot_general")
+    assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
+    assert {v.aval.dtype.name for e in products for v in e.outvars} == {"float32"}
+    (loop,) = equations(jaxpr, "scan")
+    start = loop.params["num_consts"]
+    carried = loop.invars[start : start + loop.params["num_carry"]]
+    assert {v.aval.dtype.name for v in carried if v.aval.shape} == {"float32"}
+
+
+def test_half_precision_is_near_single():
+    cell, half = lstm(8), lstm(8, dtype=jnp.bfloat16)
+    params = cell.init(jax.random.key(0), 4)
+    inputs = jax.random.normal(jax.random.key(1), (7, 5, 4))
+    cast = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.bfloat16))
+
+    def loss(cell, params, inputs):
+        return jnp.mean(unroll(cell, params, inputs)[1] ** 2)
+
+    expected = jax.jit(jax.grad(functools.partial(loss, cell)))(params, inputs)
+    found = jax.jit(jax.grad(functools.partial(loss, half)))(cast(params), cast(inputs))
+    for name, leaf in found.items():
+        assert leaf.dtype == jnp.bfloat16
+        scale = float(jnp.abs(expected[name]).max())
+        np.testing.assert_allclose(leaf.astype(jnp.float32), expected[name], atol=0.05 * scale)
+
+
+def test_segments_need_less_memory():
+    cell = lstm(16)
+    params = cell.init(jax.random.key(0), 4)
+
+    def temporary(segment):
+        def loss(params, inputs):
+            return jnp.mean(unroll(cell, params, inputs, segment=segment)[0].hidden ** 2)
+
+        compiled = jax.jit(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((1024, 8, 4), jnp.float32)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("sqrt") < 0.3 * temporary(None)
+
+
+def test_gradients_pass_through_a_learned_initial_carry():
+    cell = elman(3)
+    learned = cell.replace(
+        init=lambda key, size: cell.init(key, size) | {"initial": jnp.full((3,), 0.5)},
+        initial_carry=lambda p, batch_shape: rnn_jax.cells.ElmanCarry(
+            jnp.broadcast_to(p["initial"], (*batch_shape, 3))
+        ),
+    )
+    params = learned.init(jax.random.key(0), 2)
+    inputs = jax.random.normal(jax.random.key(1), (4, 5, 2))
+
+    def loss(gradient, params):
+        reset = jnp.zeros((4, 5), bool).at[2, 1].set(True)
+        return jnp.sum(unroll(learned, params, inputs, reset=reset, gradient=gradient)[1] ** 2)
+
+    fast, plain = (jax.jit(jax.grad(functools.partial(loss, kind)))(params) for kind in ("deferred", "autodiff"))
+    assert np.abs(fast["initial"]).min() > 0
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), fast, plain)
+
+
+def test_forward_mode_needs_the_plain_path():
+    cell, inputs = elman(3), jnp.ones((4, 5, 2))
+    params = cell.init(jax.random.key(0), 2)
+
+    def outputs(gradient, inputs):
+        return unroll(cell, params, inputs, gradient=gradient)[1]
+
+    _, tangent = jax.jvp(functools.partial(outputs, "autodiff"), (inputs,), (inputs,))
+    step = 1e-2
+    difference = (outputs("deferred", inputs * (1 + step)) - outputs("deferred", inputs * (1 - step))) / (2 * step)
+    np.testing.assert_allclose(tangent, difference, atol=1e-3)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(functools.partial(outputs, "deferred"), (inputs,), (inputs,))
+
+
+def test_public_names():
+    assert Counter(rnn_jax.cells.CELLS) == Counter(rnn_jax.CELLS)
+    assert callable(rnn_jax.unroll)
+    for name, factory in rnn_jax.CELLS.items():
+        assert getattr(rnn_jax, name) is factory
+        assert isinstance(factory(4), Cell)
