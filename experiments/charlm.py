@@ -59,17 +59,15 @@ class CharLM(TrainingConfig):
     cell: str = "lstm"
     hidden_size: int = 256
     num_layers: int = 1
-    input: Literal["onehot", "embedding"] = flag("onehot", "how symbols enter the first layer", group="model")
-    embedding_size: int | None = flag(
-        None, "width of the embedding; by default that of the layer", group="model", minimum=1
-    )
+    input: Literal["onehot", "embedding"] = flag("embedding", "how symbols enter the first layer", group="model")
+    embedding_size: int | None = flag(64, "width of the embedding; none: that of the layer", group="model", minimum=1)
     tie_embeddings: bool = flag(False, "use the embedding as the matrix of the softmax", group="model")
     dropout: float = 0.0
     dtype: str = "float32"
 
     batch_size: int = 32
     optimizer: str = "adamw"
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     warmup: int = 50
     clip_norm: float | None = 1.0
     steps: int | None = 3000
@@ -141,10 +139,11 @@ def train_model(config: CharLM, run: "Run") -> None:
     def loss(params: Any, carry: Any, batch: StreamBatch, key: jax.Array) -> Any:
         fresh = model.apply({"params": params}, (config.batch_size,), method="initial_carry")
         carry = jax.tree.map(lambda start, goes_on: jnp.where(batch.first, start, goes_on), fresh, carry)
-        carry, logits = model.apply(
+        result: Any = model.apply(
             {"params": params}, batch.inputs, carry, deterministic=config.dropout == 0, rngs={"dropout": key}
         )
-        return losses.cross_entropy(logits, batch.targets), carry
+        carry, logits = result
+        return losses.cross_entropy(logits, jnp.asarray(batch.targets)), carry
 
     def write(params: Any, step: int) -> str:
         key = jax.random.fold_in(jax.random.key(config.seed), step)

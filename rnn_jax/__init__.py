@@ -3,7 +3,22 @@
 Write the equations of a cell as pure functions; `unroll` makes of them a fast, differentiable, maskable layer.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from rnn_jax import cells
 from rnn_jax.cells import CELLS, Cell, elman, from_function, gru, lstm
 from rnn_jax.unroll import unroll
 
-__all__ = ["CELLS", "Cell", "elman", "from_function", "gru", "lstm", "unroll"]
+if TYPE_CHECKING:
+    from rnn_jax.training.run import load
+
+__all__ = ["CELLS", "Cell", "cells", "elman", "from_function", "gru", "load", "lstm", "unroll"]
+
+
+def __getattr__(name: str) -> Any:
+    # `load` brings Orbax and the models along, seconds that a script with cells alone need not spend.
+    if name == "load":
+        from rnn_jax.training.run import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,9 @@ def unroll(
     reset: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = True,
-    segment: int | Literal["sqrt"] | None = None,
-    gradient: Literal["deferred", "autodiff"] = "deferred",
-    method: Literal["loop", "associative"] = "loop",
+    segment: int | str | None = None,
+    gradient: str = "deferred",
+    method: str = "loop",
 ) -> tuple[Carry, PyTree]:
     """Run a cell over a sequence.
 
@@ -61,7 +61,7 @@ def unroll(
     Raises:
         ValueError: an argument has the wrong shape, dtype or value; the message names it.
     """
-    if segment is not None and segment != "sqrt" and (isinstance(segment, bool) or segment < 1):
+    if not (segment in (None, "sqrt") or (type(segment) is int and segment >= 1)):
         raise ValueError(f"segment: expected a positive integer, 'sqrt' or None, found {segment!r}")
     if gradient not in ("deferred", "autodiff"):
         raise ValueError(f"gradient: expected 'deferred' or 'autodiff', found {gradient!r}")
@@ -96,7 +96,7 @@ def _unroll(
     reset: Array | None,
     reverse: bool,
     time_major: bool,
-    segment: int | Literal["sqrt"] | None,
+    segment: int | str | None,
     gradient: str,
     method: str,
 ) -> tuple[Carry, PyTree]:
@@ -159,7 +159,7 @@ def _unroll(
     if segment is None or length <= 1:
         carry, outputs = run(params, carry, reset_carry, sequence)
     else:
-        size = math.ceil(math.sqrt(length)) if segment == "sqrt" else min(segment, length)
+        size = math.ceil(math.sqrt(length)) if segment == "sqrt" else min(int(segment), length)
         carry, outputs = _segmented(run, size, length, reverse, params, carry, reset_carry, sequence)
     if swap:
         outputs = jax.tree.map(lambda y: y.swapaxes(0, 1), outputs)

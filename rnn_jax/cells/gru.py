@@ -1,6 +1,6 @@
 """The gated recurrent unit, with the reset gate after or before the recurrent product."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class GRUCarry(NamedTuple):
 def gru(
     hidden_size: int,
     *,
-    reset: Literal["after", "before"] = "after",
+    reset: str = "after",
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",
     kernel_init: str | Initializer = "glorot",

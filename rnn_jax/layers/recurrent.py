@@ -1,7 +1,6 @@
 """Recurrent layers: one cell over time, and a stack of them."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,7 @@ class Recurrent(nn.Module):
     cell: Cell
     reverse: bool = False
     time_major: bool = True
-    segment: int | Literal["sqrt"] | None = None
+    segment: int | str | None = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -79,7 +78,7 @@ class Stack(nn.Module):
     cells: Sequence[Cell]
     dropout: float = 0.0
     time_major: bool = True
-    segment: int | Literal["sqrt"] | None = None
+    segment: int | str | None = None
     dtype: Dtype | None = None
 
     @nn.compact

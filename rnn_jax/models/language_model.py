@@ -1,7 +1,7 @@
 """The recurrent language model."""
 
 import functools
-from typing import Literal
+import math
 
 import flax.linen as nn
 import jax
@@ -38,7 +38,7 @@ class LanguageModel(nn.Module):
     cell: str = "lstm"
     hidden_size: int | tuple[int, ...] = 256
     num_layers: int = 1
-    input: Literal["onehot", "embedding"] = "embedding"
+    input: str = "embedding"
     embedding_size: int | None = None
     tie_embeddings: bool = False
     dropout: float = 0.0
@@ -61,7 +61,12 @@ class LanguageModel(nn.Module):
             raise ValueError("tie_embeddings: expected input='embedding', found input='onehot'")
         width = self.embedding_size or self.widths[0]
         if self.input == "embedding":
-            self.embedding = nn.Embed(self.vocabulary_size, width, dtype=self.dtype)
+            # Inputs of unit variance: a recurrent layer learns several times faster from them than from Flax's default
+            # of variance 1 / width, which suits a matrix that is tied to the softmax.
+            scale = 1 / math.sqrt(width) if self.tie_embeddings else 1.0
+            self.embedding = nn.Embed(
+                self.vocabulary_size, width, dtype=self.dtype, embedding_init=nn.initializers.normal(scale)
+            )
         self.stack = Stack([make(self.cell, width) for width in self.widths], dropout=self.dropout, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
         if not self.tie_embeddings:

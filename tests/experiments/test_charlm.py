@@ -1,0 +1,187 @@
+"""The character language model from the command line, on a text of a few lines."""
+
+import io
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import rnn_jax
+from experiments.charlm import CharLM, main
+from experiments.runner import run_experiment
+
+TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
+SMALL = [
+    "--hidden_size=8",
+    "--embedding_size=4",
+    "--batch_size=4",
+    "--bptt=8",
+    "--eval_every=none",
+    "--sample_every=none",
+]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def charlm(capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            run_experiment("charlm", CharLM, main, [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def trained(charlm, corpus, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--steps=20", "--schedule=constant", *SMALL)
+    assert code == 0, err
+    return run, out
+
+
+def read(run, name):
+    return json.loads((run / name).read_text())
+
+
+def test_a_run_leaves_all_that_was_promised(trained):
+    run, out = trained
+    result = read(run, "result.json")
+    assert set(result["metrics"]) == {"val_loss", "val_loss_window", "val_bpc", "tokens_per_second"}
+    assert result["metrics"]["val_loss"] < math.log(len(set(TEXT)))
+    assert result["metrics"]["val_bpc"] == pytest.approx(result["metrics"]["val_loss"] / math.log(2))
+    assert result["steps"] == 20
+    assert result["data"]["sizes"] == {"train": 2430, "valid": 270}
+    for name in ("config.json", "metrics.jsonl", "loss.png", "vocabulary.json", "checkpoints"):
+        assert (run / name).exists()
+    assert "sample after 20 steps" in out
+    assert "stack/layer_0/cell/recurrent" in out
+
+
+def test_the_loss_that_is_reported_is_that_of_the_saved_model(trained, corpus, tmp_path):
+    run, _ = trained
+    loaded = rnn_jax.load(run)
+    valid = TEXT[-270:]
+    ids = loaded.vocabulary.encode(valid)[:, None]
+    total = -loaded.model.apply({"params": loaded.params}, np.asarray(ids), method="log_prob")[0]
+    assert read(run, "result.json")["metrics"]["val_loss"] == pytest.approx(float(total) / 269, rel=1e-5)
+
+
+def test_resuming_equals_not_stopping(trained, charlm, corpus, tmp_path):
+    run, _ = trained
+    assert charlm(f"--workdir={run}", "--steps=40")[0] == 0
+    whole = tmp_path / "whole"
+    charlm(f"--corpus={corpus}", f"--workdir={whole}", "--steps=40", "--schedule=constant", *SMALL)
+
+    def losses(path):
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], line["loss"]) for line in lines if line["split"] == "train"]
+
+    assert losses(run) == losses(whole)
+    resumed, uninterrupted = (rnn_jax.load(path, best=False).params for path in (run, whole))
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+
+
+def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, charlm, corpus, monkeypatch):
+    run, _ = trained
+    before = read(run, "result.json")
+    code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")
+    assert (code, err) == (0, "")
+    assert out.startswith("the ")
+    assert len(out) == len("the ") + 50 + 1
+    assert charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")[1] == out
+    code, out, _ = charlm(f"--workdir={run}", f"--score={corpus}")
+    assert code == 0
+    assert out.startswith("loss ")
+    assert f"{len(TEXT) - 1} predicted" in out
+    monkeypatch.setattr("sys.stdin", io.StringIO("the dog.\nlazy fox\n"))
+    assert len(charlm(f"--workdir={run}", "--score=-")[1].splitlines()) == 2
+    assert read(run, "result.json") == before
+
+
+def test_temperature_0_is_greedy(trained, charlm):
+    run, _ = trained
+    draws = {charlm(f"--workdir={run}", "--sample", "--temperature=0", f"--seed={seed}")[1] for seed in (0,)}
+    model, params, vocabulary, *_ = rnn_jax.load(run)
+    text = "\n"
+    for _ in range(10):
+        _, logits = model.apply({"params": params}, np.asarray(vocabulary.encode(text))[:, None])
+        text += vocabulary.decode(np.asarray(logits[-1].argmax(-1)))
+    assert next(iter(draws)).startswith(text[1:])
+
+
+def test_words(charlm, corpus, tmp_path):
+    run = tmp_path / "words"
+    code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--level=word", "--steps=5", "--cell=gru", *SMALL)
+    assert code == 0, err
+    assert set(read(run, "result.json")["metrics"]) >= {"val_loss", "val_perplexity"}
+
+
+def test_a_test_text_is_evaluated_too(charlm, corpus, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = charlm(f"--corpus={corpus}", f"--test={corpus}", f"--workdir={run}", "--steps=3", *SMALL)
+    assert code == 0, err
+    assert set(read(run, "result.json")["metrics"]) >= {"test_loss", "test_loss_window", "test_bpc"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hiden_size=3"], "unknown flag --hiden_size; did you mean --hidden_size?"),
+        (["--cell=lstn"], "--cell: expected one of elman, gru, lstm; found 'lstn' (did you mean 'lstm'?)"),
+        (["--cell=gru(reset=never)"], "--reset: expected 'after' or 'before', found 'never'"),
+        (["--hidden_size=0"], "--hidden_size: expected a whole number at least 1, found '0'"),
+        (["--batch_size=-4"], "--batch_size: expected a whole number at least 1, found '-4'"),
+        (["--corpus=/no/such/file.txt"], "/no/such/file.txt"),
+        (["--corpus=TEXT", "--prompt=é"], "prompt"),
+        (["--corpus=TEXT", "--batch_size=512"], "batch_size"),
+        (["--corpus=TEXT", "--input=onehot", "--tie_embeddings"], "tie_embeddings"),
+        (["--sample"], "--sample: expected a trained run as --workdir"),
+        (["--sample", "--workdir=EMPTY"], "expected a trained run"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(charlm, corpus, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = [a.replace("TEXT", str(corpus)).replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
+    code, out, err = charlm(*arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "empty"), (b"abc\xff\xfedef" * 100, "UTF-8"), (b"short", "symbols")]
+)
+def test_bad_texts_are_named(charlm, tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_bytes(content)
+    code, _, err = charlm("--corpus=bad.txt")
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_workdir_with_another_configuration_names_the_fields(trained, charlm, corpus):
+    run, _ = trained
+    code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--hidden_size=9", "--learning_rate=1", *SMALL[1:])
+    assert code == 2
+    assert "hidden_size (8 in the run, 9 now)" in err
+    assert "learning_rate" in err
+
+
+def test_help_lists_the_flags_and_exits_with_0(charlm):
+    code, out, _ = charlm("--help")
+    assert code == 0
+    for name in ("--corpus", "--cell", "--max_seconds", "--prompt", "--workdir"):
+        assert name in out

@@ -1,0 +1,124 @@
+"""The language model: one call for training, evaluation and decoding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rnn_jax import losses
+from rnn_jax.models import LanguageModel
+from rnn_jax.models.language_model import continue_text, decode_step
+
+VARIANTS = {
+    "onehot": {"input": "onehot"},
+    "embedding": {"embedding_size": 5, "cell": "gru"},
+    "tied": {"tie_embeddings": True, "num_layers": 2},
+    "tied through a map": {"tie_embeddings": True, "embedding_size": 5, "cell": "elman(activation=relu)"},
+    "widths": {"hidden_size": (6, 4), "cell": "gru(reset=before)"},
+}
+TOKENS = jax.random.randint(jax.random.key(0), (6, 3), 0, 11)
+
+
+def build(name):
+    model = LanguageModel(11, **({"hidden_size": 8} | VARIANTS[name]))
+    return model, model.init(jax.random.key(1), TOKENS)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_token_by_token_equals_the_whole_sequence(name):
+    model, variables = build(name)
+    _, whole = model.apply(variables, TOKENS)
+    step = decode_step(model, variables)
+    called = decoded = model.apply(variables, (3,), method="initial_carry")
+    for t in range(len(TOKENS)):
+        called, logits = model.apply(variables, TOKENS[t : t + 1], called)
+        np.testing.assert_allclose(logits[0], whole[t], rtol=1e-5, atol=1e-6)
+        decoded, logits = step(decoded, TOKENS[t])
+        np.testing.assert_allclose(logits, whole[t], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_log_prob_is_the_sum_of_the_conditionals(name):
+    model, variables = build(name)
+    expected = np.zeros(3)
+    for b in range(3):
+        for t in range(1, len(TOKENS)):
+            _, logits = model.apply(variables, TOKENS[:t, b : b + 1])
+            expected[b] += jax.nn.log_softmax(logits[-1, 0])[TOKENS[t, b]]
+    np.testing.assert_allclose(model.apply(variables, TOKENS, method="log_prob"), expected, rtol=1e-5)
+    alone = model.apply(variables, TOKENS[:, 0], method="log_prob")
+    assert alone.shape == ()
+    assert alone == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_log_prob_leaves_padding_out():
+    model, variables = build("onehot")
+    mask = jnp.arange(6)[:, None] < jnp.array([6, 4, 1])
+    found = model.apply(variables, TOKENS, mask=mask, method="log_prob")
+    for b, length in enumerate([6, 4, 1]):
+        alone = model.apply(variables, TOKENS[:length, b : b + 1], method="log_prob")[0]
+        assert found[b] == pytest.approx(float(alone), rel=1e-5, abs=1e-6)
+
+
+def test_probabilities_of_all_texts_of_a_length_sum_to_one():
+    model = LanguageModel(3, hidden_size=4, input="onehot")
+    texts = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 3, indexing="ij")).reshape(3, -1)
+    texts = jnp.concatenate([jnp.zeros((1, 27), texts.dtype), texts])
+    variables = model.init(jax.random.key(0), texts)
+    assert jnp.exp(model.apply(variables, texts, method="log_prob")).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_continued_text_goes_on_from_its_carry():
+    model, variables = build("tied")
+    prompt = TOKENS[:2]
+    carry, tokens = continue_text(model, variables, prompt, 5, jax.random.key(0), temperature=1.0)
+    assert tokens.shape == (5, 3)
+    read = jnp.concatenate([prompt, tokens])
+    expected, _ = model.apply(variables, read[:-1])
+    for found, wanted in zip(jax.tree.leaves(carry), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_needs_its_stream_and_changes_the_logits():
+    model = LanguageModel(11, hidden_size=8, dropout=0.5)
+    variables = model.init(jax.random.key(1), TOKENS)
+    _, plain = model.apply(variables, TOKENS)
+    _, dropped = model.apply(variables, TOKENS, deterministic=False, rngs={"dropout": jax.random.key(2)})
+    assert not np.allclose(plain, dropped)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input": "bytes"}, "input: expected 'onehot' or 'embedding', found 'bytes'"),
+        ({"input": "onehot", "tie_embeddings": True}, "tie_embeddings: expected input='embedding'"),
+        ({"cell": "lstn"}, "cell: expected one of .*did you mean 'lstm'"),
+    ],
+)
+def test_errors_name_the_argument(options, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(11, hidden_size=8, **options).init(jax.random.key(0), TOKENS)
+
+
+def test_hello_three_hidden_units_learn_to_continue_hell():
+    symbols = "helo"
+    text = jnp.array([symbols.index(letter) for letter in "hello"])[:, None]
+    model = LanguageModel(len(symbols), cell="elman", hidden_size=3, input="onehot")
+    variables = model.init(jax.random.key(0), text)
+    optimizer = optax.adam(0.1)
+
+    def loss(variables):
+        _, logits = model.apply(variables, text[:-1])
+        return losses.cross_entropy(logits, text[1:])[0]
+
+    @jax.jit
+    def step(variables, state):
+        updates, state = optimizer.update(jax.grad(loss)(variables), state)
+        return optax.apply_updates(variables, updates), state
+
+    state = optimizer.init(variables)
+    for _ in range(200):
+        variables, state = step(variables, state)
+    _, logits = model.apply(variables, text[:-1])
+    assert "".join(symbols[i] for i in logits.argmax(-1)[:, 0]) == "ello"

@@ -1,0 +1,76 @@
+"""Decoding over a decode step whose distribution is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import decoding
+
+PROBABILITIES = jnp.array([0.5, 0.25, 0.15, 0.1])
+
+
+def independent(carry, tokens):
+    """Every symbol drawn from the same distribution, whatever came before."""
+    return carry + 1, jnp.broadcast_to(jnp.log(PROBABILITIES), (*tokens.shape, 4))
+
+
+def successor(carry, tokens):
+    """The next symbol is certain: one more, modulo 5."""
+    return carry + 1, 20.0 * jax.nn.one_hot((tokens + 1) % 5, 5)
+
+
+def frequencies(length=4000, **options):
+    tokens = jnp.zeros((5,), jnp.int32)
+    _, drawn = jax.jit(lambda key: decoding.sample(independent, jnp.int32(0), tokens, length, key, **options))(
+        jax.random.key(0)
+    )
+    return np.bincount(np.asarray(drawn).ravel(), minlength=4) / drawn.size
+
+
+def test_greedy_follows_the_likeliest_symbol_and_counts_its_steps():
+    carry, tokens = decoding.greedy(successor, jnp.int32(0), jnp.array([3, 0]), 7)
+    assert tokens.T.tolist() == [[4, 0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 1, 2]]
+    assert carry == 7
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_a_sample_has_the_length_asked_for(length):
+    carry, tokens = decoding.sample(successor, jnp.int32(0), jnp.array([0]), length, jax.random.key(0))
+    assert tokens[:, 0].tolist() == [(1 + i) % 5 for i in range(length)]
+    assert carry == length
+
+
+def test_samples_have_the_frequencies_of_the_softmax():
+    np.testing.assert_allclose(frequencies(), PROBABILITIES, atol=0.015)
+
+
+def test_temperature_is_a_power_of_the_distribution():
+    expected = PROBABILITIES**2 / (PROBABILITIES**2).sum()
+    np.testing.assert_allclose(frequencies(temperature=0.5), expected, atol=0.015)
+    np.testing.assert_allclose(frequencies(temperature=jnp.float32(0.5)), expected, atol=0.015)
+
+
+def test_top_k_keeps_the_k_likeliest():
+    np.testing.assert_allclose(frequencies(top_k=2), [2 / 3, 1 / 3, 0, 0], atol=0.015)
+    assert frequencies(length=50, top_k=1).tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(frequencies(top_k=9), PROBABILITIES, atol=0.015)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    np.testing.assert_allclose(frequencies(top_p=0.7), [2 / 3, 1 / 3, 0, 0], atol=0.015)
+    assert frequencies(length=50, top_p=0.01).tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(frequencies(top_p=1.0), PROBABILITIES, atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature: expected a number above 0"),
+        ({"top_k": 0}, "top_k: expected a positive integer"),
+        ({"top_p": 1.5}, "top_p: expected a number in"),
+    ],
+)
+def test_bad_choices_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        decoding.sample(successor, jnp.int32(0), jnp.array([0]), 3, jax.random.key(0), **options)

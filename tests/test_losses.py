@@ -1,0 +1,39 @@
+"""Masked losses against sums written out."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import losses
+
+
+def test_cross_entropy_is_the_sum_of_negative_log_probabilities():
+    logits = np.random.default_rng(0).normal(size=(5, 3, 7)).astype(np.float32)
+    targets = np.random.default_rng(1).integers(0, 7, (5, 3))
+    expected = 0.0
+    for t in range(5):
+        for b in range(3):
+            expected -= np.log(np.exp(logits[t, b])[targets[t, b]] / np.exp(logits[t, b]).sum())
+    total, count = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(targets))
+    assert total == pytest.approx(expected, rel=1e-5)
+    assert count == 15
+
+
+def test_masked_positions_count_nothing_and_get_no_gradient():
+    logits = jax.random.normal(jax.random.key(0), (4, 2, 3))
+    targets = jnp.zeros((4, 2), jnp.int32)
+    mask = jnp.array([[True, True], [True, False], [False, False], [False, True]])
+    total, count = losses.cross_entropy(logits, targets, mask)
+    kept, _ = losses.cross_entropy(logits[mask], targets[mask])
+    assert total == pytest.approx(float(kept), rel=1e-6)
+    assert count == 4
+    gradient = jax.grad(lambda logits: losses.cross_entropy(logits, targets, mask)[0])(logits)
+    assert not gradient[~mask].any()
+    assert gradient[mask].any(axis=-1).all()
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(losses).failed == 0

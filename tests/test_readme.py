@@ -1,0 +1,13 @@
+"""The snippets of README.md run, in order, as one program."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_python_snippets_run_and_say_ello(capsys):
+    snippets = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(snippets) >= 3
+    exec(compile("\n".join(snippets), "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip() == "ello"
