@@ -10,6 +10,7 @@ class TrainingConfig:
     batch_size: int = 64
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
+    beta2: float = 0.99
     schedule: str = "cosine"
     warmup: int = 0
     decay: float | None = None

@@ -44,7 +44,8 @@ class Flag:
         minimum: the smallest number allowed, in a tuple for every element.
         maximum: the largest.
         above: a number that it must exceed.
-        choices: the texts allowed.
+        choices: the texts allowed; a Literal type says so itself.
+        placeholder: what --help shows after the = sign, such as PATH; None: told from the type.
         check: raises ValueError where a value given is not good; called after all flags are read.
         free: whether a resumed run may be given another value.
         stored: whether it is part of the run's configuration; else it concerns this one command.
@@ -57,6 +58,7 @@ class Flag:
     maximum: float | None = None
     above: float | None = None
     choices: tuple[str, ...] | None = None
+    placeholder: str | None = None
     check: Callable[[Any], Any] | None = None
     free: bool = False
     stored: bool = True
@@ -87,6 +89,7 @@ COMMON: dict[str, Flag] = {
     "batch_size": Flag("sequences in a batch", _TRAINING, minimum=1),
     "optimizer": Flag("update rule", _TRAINING, choices=("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")),
     "learning_rate": Flag("learning rate, at its highest", _TRAINING, above=0),
+    "beta2": Flag("decay of adam's and adamw's second moment", _TRAINING, minimum=0, maximum=0.9999),
     "schedule": Flag(
         "course of the learning rate", _TRAINING, choices=("constant", "cosine", "exponential", "halving")
     ),
@@ -101,8 +104,8 @@ COMMON: dict[str, Flag] = {
     "max_seconds": Flag("end after this many seconds of compilation and training", _TRAINING, above=0, free=True),
     "patience": Flag("end after this many evaluations in a row without a new best", _TRAINING, minimum=1),
     "seed": Flag("seed of the parameters, the data order and dropout", _TRAINING, minimum=0, maximum=2**32 - 1),
-    "workdir": Flag("folder of the run; one that holds a run resumes it", _RUN, stored=False),
-    "init_from": Flag("folder of a run whose parameters a new run starts from", _RUN),
+    "workdir": Flag("folder of the run; one that holds a run resumes it", _RUN, placeholder="PATH", stored=False),
+    "init_from": Flag("folder of a run whose parameters a new run starts from", _RUN, placeholder="PATH"),
     "devices": Flag("number of devices, of all that are visible", _RUN, minimum=1),
     "eval_every": Flag("steps from one evaluation to the next", _RUN, minimum=1, free=True),
     "checkpoint_every": Flag("steps from one checkpoint to the next", _RUN, minimum=1, free=True),
@@ -234,8 +237,9 @@ def _usage(field: _Field) -> str:
 
 def _described(field: _Field) -> str:
     text = field.flag.help
-    if field.flag.choices:
-        text += f": {', '.join(field.flag.choices)}"
+    choices = [choice for choice in _choices(field.type, field.flag) if choice]
+    if choices:
+        text += f": {', '.join(choices)}"
     if field.type is bool:
         return f"do not {text}" if field.default else text
     if field.default is None:
@@ -245,11 +249,17 @@ def _described(field: _Field) -> str:
 
 
 def _placeholder(annotation: Any, described: Flag) -> str:
-    parts = [part for part in _alternatives(annotation) if part is not types.NoneType]
-    first = parts[0]
-    if typing.get_origin(first) is tuple:
-        return "X,X,..."
-    return {int: "N", float: "X"}.get(first, "NAME" if described.choices or typing.get_origin(first) else "TEXT")
+    if described.placeholder is not None:
+        return described.placeholder
+    first = next(part for part in _alternatives(annotation) if part is not types.NoneType)
+    if _choices(first, described):
+        return "NAME"
+    return "X,X,..." if typing.get_origin(first) is tuple else {int: "N", float: "X"}.get(first, "TEXT")
+
+
+def _choices(annotation: Any, described: Flag) -> tuple[str, ...]:
+    named = [part for part in _alternatives(annotation) if typing.get_origin(part) is typing.Literal]
+    return typing.get_args(named[0]) if named else described.choices or ()
 
 
 def _define(field: _Field, values: absl_flags.FlagValues) -> None:
@@ -297,7 +307,7 @@ def _value(annotation: Any, described: Flag, text: str) -> Any:
         if text.lower() not in _BOOLEANS:
             raise ValueError
         return _BOOLEANS[text.lower()]
-    choices = typing.get_args(annotation) or described.choices
+    choices = _choices(annotation, described)
     if choices and text not in choices:
         raise ValueError
     if annotation not in (int, float):
@@ -318,7 +328,7 @@ def _expectation(annotation: Any, described: Flag) -> str:
         return "true or false"
     if typing.get_origin(annotation) is tuple:
         return f"{_expectation(typing.get_args(annotation)[0], described)} each between commas"
-    choices = typing.get_args(annotation) or described.choices
+    choices = _choices(annotation, described)
     if choices:
         return f"one of {', '.join(choices)}"
     noun = {int: "a whole number", float: "a number"}.get(annotation, "a text")

@@ -95,6 +95,7 @@ def train(
         clip_value=config.clip_value,
         clip_norm=config.clip_norm,
         weight_decay=config.weight_decay,
+        **({"beta2": config.beta2} if config.optimizer in ("adam", "adamw") else {}),
     )
     if config.init_from is not None and not run.resumed:
         params = _initial(config.init_from, params)
@@ -102,6 +103,11 @@ def train(
     if sharding is not None:
         state = sharding.place(state)
     checkpoints = Checkpoints(run.path / "checkpoints")
+    display = Display(unit=unit)
+    if checkpoints.progress is None:
+        display.message(f"training in {run.path}")
+    else:
+        display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
     try:
         result = fit(
             state,
@@ -118,7 +124,7 @@ def train(
             checkpoints=checkpoints,
             checkpoint_every=config.checkpoint_every,
             writer=MetricsWriter(run.path),
-            display=Display(unit=unit),
+            display=display,
         )
         best = checkpoints.restore(result.state, best=True)
     finally:

@@ -63,6 +63,10 @@ def resolve(initializer: str | Initializer, hidden_size: int, argument: str) -> 
 
 
 def per_gate(initializer: Initializer, key: Key, rows: int, hidden_size: int, gates: int, dtype: Dtype) -> Array:
-    """Draw `gates` blocks `[rows, H]` one by one and lay them side by side: `[rows, gates * H]`."""
-    keys = jax.random.split(key, gates)
-    return jnp.concatenate([initializer(k, (rows, hidden_size), dtype) for k in keys], axis=-1)
+    """Draw `gates` blocks `[rows, H]` one by one and lay them side by side: `[rows, gates * H]`.
+
+    Half precisions are drawn in float32 and rounded: an orthogonal draw needs a QR decomposition, which has no other.
+    """
+    drawn_dtype = dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
+    blocks = [initializer(k, (rows, hidden_size), drawn_dtype) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=-1).astype(dtype)

@@ -60,8 +60,8 @@ def elman(
     def init(key: Key, input_size: int) -> Params:
         key_input, key_recurrent, key_bias = jax.random.split(key, 3)
         return {
-            "input": init_input(key_input, (input_size, hidden_size), dtype),
-            "recurrent": init_recurrent(key_recurrent, (hidden_size, hidden_size), dtype),
+            "input": initializers.per_gate(init_input, key_input, input_size, hidden_size, 1, dtype),
+            "recurrent": initializers.per_gate(init_recurrent, key_recurrent, hidden_size, hidden_size, 1, dtype),
             "bias": init_bias(key_bias, (hidden_size,), dtype),
         }
 

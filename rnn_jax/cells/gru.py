@@ -86,7 +86,8 @@ def gru(
         }
         if reset == "after":
             return params | {"candidate_bias": init_bias(key_candidate_bias, (hidden_size,), dtype)}
-        return params | {"candidate": init_recurrent(key_candidate, (hidden_size, hidden_size), dtype)}
+        candidate = initializers.per_gate(init_recurrent, key_candidate, hidden_size, hidden_size, 1, dtype)
+        return params | {"candidate": candidate}
 
     def initial_carry(params: Params, batch_shape: tuple[int, ...]) -> GRUCarry:
         return GRUCarry(zero_carry(params["recurrent"], batch_shape, hidden_size))
