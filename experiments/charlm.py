@@ -43,10 +43,12 @@ class CharLM(TrainingConfig):
     level: Literal["char", "word"] = flag("char", "what a symbol is")
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
     bptt: int = flag(64, "steps through which gradients flow; the carry goes on across batches", minimum=1)
-    prompt: str = flag("", "text that samples continue; by default a line break")
+    prompt: str = flag("", "text that samples continue; by default a line break", free=True)
     temperature: float = flag(0.8, "of sampling; 0 takes the likeliest symbol", minimum=0, free=True)
     top_k: int | None = flag(None, "sample among that many likeliest symbols", minimum=1, free=True)
-    top_p: float | None = flag(None, "sample among the likeliest symbols of this probability", above=0, maximum=1)
+    top_p: float | None = flag(
+        None, "sample among the likeliest symbols of this probability", above=0, maximum=1, free=True
+    )
     sample_length: int = flag(400, "symbols in a sample", minimum=1, free=True)
     sample: bool = flag(False, "sample from the run in --workdir", stored=False, mode=True)
     score: str | None = flag(

@@ -67,7 +67,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
             if parsed.config.workdir is None:
                 raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
         config = flags.stored(parsed.config)
-        free = flags.free(config_class)
+        # What does not train may draw from another seed.
+        free = flags.free(config_class) | ({"seed"} if parsed.modes else set())
         run = open_run(name, config, given=parsed.given, free=free, workdir=parsed.config.workdir)
         if parsed.modes and not run.resumed:
             raise flags.FlagError(f"--workdir: expected a trained run, found none in {run.path}")

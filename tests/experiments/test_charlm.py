@@ -1,10 +1,13 @@
 """The character language model from the command line, on a text of a few lines."""
 
+import contextlib
 import io
 import json
 import math
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,27 +26,25 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "text.txt"
+def charlm(*arguments):
+    """Run the experiment; returns (exit code, standard output, standard error)."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        run_experiment("charlm", CharLM, main, [str(argument) for argument in arguments])
+    return stopped.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
     path.write_text(TEXT)
     return path
 
 
-@pytest.fixture
-def charlm(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            run_experiment("charlm", CharLM, main, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def trained(charlm, corpus, tmp_path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """A trained run, for tests that only read it, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "run"
     code, out, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--steps=20", "--schedule=constant", *SMALL)
     assert code == 0, err
     return run, out
@@ -72,12 +73,12 @@ def test_the_loss_that_is_reported_is_that_of_the_saved_model(trained, corpus, t
     loaded = rnn_jax.load(run)
     valid = TEXT[-270:]
     ids = loaded.vocabulary.encode(valid)[:, None]
-    total = -loaded.model.apply({"params": loaded.params}, np.asarray(ids), method="log_prob")[0]
+    total = -loaded.model.apply({"params": loaded.params}, jnp.asarray(ids), method="log_prob")[0]
     assert read(run, "result.json")["metrics"]["val_loss"] == pytest.approx(float(total) / 269, rel=1e-5)
 
 
-def test_resuming_equals_not_stopping(trained, charlm, corpus, tmp_path):
-    run, _ = trained
+def test_resuming_equals_not_stopping(trained, corpus, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
     assert charlm(f"--workdir={run}", "--steps=40")[0] == 0
     whole = tmp_path / "whole"
     charlm(f"--corpus={corpus}", f"--workdir={whole}", "--steps=40", "--schedule=constant", *SMALL)
@@ -91,7 +92,7 @@ def test_resuming_equals_not_stopping(trained, charlm, corpus, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
 
 
-def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, charlm, corpus, monkeypatch):
+def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, monkeypatch):
     run, _ = trained
     before = read(run, "result.json")
     code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")
@@ -99,6 +100,7 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, charlm, corp
     assert out.startswith("the ")
     assert len(out) == len("the ") + 50 + 1
     assert charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")[1] == out
+    assert charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50", "--seed=7")[1] != out
     code, out, _ = charlm(f"--workdir={run}", f"--score={corpus}")
     assert code == 0
     assert out.startswith("loss ")
@@ -108,25 +110,26 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, charlm, corp
     assert read(run, "result.json") == before
 
 
-def test_temperature_0_is_greedy(trained, charlm):
+def test_temperature_0_is_greedy(trained):
     run, _ = trained
-    draws = {charlm(f"--workdir={run}", "--sample", "--temperature=0", f"--seed={seed}")[1] for seed in (0,)}
+    draws = {charlm(f"--workdir={run}", "--sample", "--temperature=0", f"--seed={seed}")[1] for seed in (0, 1)}
+    assert len(draws) == 1
     model, params, vocabulary, *_ = rnn_jax.load(run)
     text = "\n"
     for _ in range(10):
-        _, logits = model.apply({"params": params}, np.asarray(vocabulary.encode(text))[:, None])
+        _, logits = model.apply({"params": params}, jnp.asarray(vocabulary.encode(text))[:, None])
         text += vocabulary.decode(np.asarray(logits[-1].argmax(-1)))
     assert next(iter(draws)).startswith(text[1:])
 
 
-def test_words(charlm, corpus, tmp_path):
+def test_words(corpus, tmp_path):
     run = tmp_path / "words"
     code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--level=word", "--steps=5", "--cell=gru", *SMALL)
     assert code == 0, err
     assert set(read(run, "result.json")["metrics"]) >= {"val_loss", "val_perplexity"}
 
 
-def test_a_test_text_is_evaluated_too(charlm, corpus, tmp_path):
+def test_a_test_text_is_evaluated_too(corpus, tmp_path):
     run = tmp_path / "run"
     code, _, err = charlm(f"--corpus={corpus}", f"--test={corpus}", f"--workdir={run}", "--steps=3", *SMALL)
     assert code == 0, err
@@ -149,7 +152,7 @@ def test_a_test_text_is_evaluated_too(charlm, corpus, tmp_path):
         (["--sample", "--workdir=EMPTY"], "expected a trained run"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(charlm, corpus, tmp_path, monkeypatch, arguments, message):
+def test_bad_input_is_one_line_and_code_2(corpus, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     arguments = [a.replace("TEXT", str(corpus)).replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
     code, out, err = charlm(*arguments)
@@ -161,9 +164,10 @@ def test_bad_input_is_one_line_and_code_2(charlm, corpus, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "empty"), (b"abc\xff\xfedef" * 100, "UTF-8"), (b"short", "symbols")]
+    ("content", "message"),
+    [(b"", "found nothing"), (b"abc\xff\xfedef" * 100, "UTF-8"), (b"short", "found 5 characters")],
 )
-def test_bad_texts_are_named(charlm, tmp_path, monkeypatch, content, message):
+def test_bad_texts_are_named(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.txt").write_bytes(content)
     code, _, err = charlm("--corpus=bad.txt")
@@ -172,7 +176,7 @@ def test_bad_texts_are_named(charlm, tmp_path, monkeypatch, content, message):
     assert len(err.splitlines()) == 1
 
 
-def test_a_workdir_with_another_configuration_names_the_fields(trained, charlm, corpus):
+def test_a_workdir_with_another_configuration_names_the_fields(trained, corpus):
     run, _ = trained
     code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--hidden_size=9", "--learning_rate=1", *SMALL[1:])
     assert code == 2
@@ -180,7 +184,7 @@ def test_a_workdir_with_another_configuration_names_the_fields(trained, charlm, 
     assert "learning_rate" in err
 
 
-def test_help_lists_the_flags_and_exits_with_0(charlm):
+def test_help_lists_the_flags_and_exits_with_0():
     code, out, _ = charlm("--help")
     assert code == 0
     for name in ("--corpus", "--cell", "--max_seconds", "--prompt", "--workdir"):
