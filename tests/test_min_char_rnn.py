@@ -1,7 +1,7 @@
 """The recipe of min-char-rnn, written out by hand in NumPy, and the same training done with the library.
 
 On the letters of a text the recipe is chaotic: Adagrad's first updates are ±0.1 however small the gradient, and two
-runs whose first weights differ by 1e-15 have nothing in common after 50 updates. The trace of 1,000 updates is therefore
+runs whose first weights differ by 1e-15 have nothing in common after 50 updates. So the trace of 1,000 updates is
 compared on a text of three symbols, where such a difference stays below 1e-8, and the letters are compared at points
 along the trace of the NumPy run.
 """
