@@ -3,8 +3,8 @@
     python -m tools.make_golden        # needs PyTorch; the files in the repository are from torch 2.13.0 (CPU), seed 0
 
 One file a kind of layer (rnn_tanh, rnn_relu, lstm, gru), computed in float64 and kept in float32. Each holds, for the
-variants "single" (one layer), "stacked" (two layers) and "bidirectional" (one layer each way): the inputs [T, B, D], the
-initial states, the weights under PyTorch's names, the outputs, the final states, and under "grad." the gradients of
+variants "single" (one layer), "stacked" (two layers) and "bidirectional" (one layer each way): inputs [T, B, D], initial
+states, weights under PyTorch's names, outputs, final states, and under "grad." the gradients of
 sum(outputs · output_weights) + sum(final states · state_weights) with respect to inputs, initial states and weights.
 """
 
