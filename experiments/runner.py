@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -59,34 +60,41 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     _keep_freed_memory()
     from rnn_jax.data import DataError
     from rnn_jax.training.loop import Interrupted, NonFinite
-    from rnn_jax.training.run import RunError, open_run
+    from rnn_jax.training.run import RunError
 
     run = None
     try:
-        for mode in sorted(parsed.modes):
-            if parsed.config.workdir is None:
-                raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
-        config = flags.stored(parsed.config)
-        # What does not train may draw from another seed.
-        free = flags.free(config_class) | ({"seed"} if parsed.modes else set())
-        run = open_run(name, config, given=parsed.given, free=free, workdir=parsed.config.workdir)
-        if parsed.modes and not run.resumed:
-            raise flags.FlagError(f"--workdir: expected a trained run, found none in {run.path}")
+        run = _open_run(name, parsed)
         main(flags.restored(parsed.config, run.config), run)
-    except RunError as error:
-        return _say(name, f"--{error}", _BAD_INPUT)
+        return 0
     except (flags.FlagError, DataError) as error:
         return _say(name, error, _BAD_INPUT)
+    except RunError as error:
+        return _say(name, f"--{error}", _BAD_INPUT)
     except NonFinite as error:
-        where = f"the state before it is in {run.path}" if run else ""
-        return _say(name, f"{error}; {where}; a lower --learning_rate or --clip_norm may help", _FAILED)
+        return _say(
+            name, f"{error}; the state before it is saved; a smaller --learning_rate or --clip_norm may help", _FAILED
+        )
     except Interrupted as error:
-        resume = f"resume: python -m {program} --workdir={run.path}" if run else ""
-        return _say(name, f"{error}; {resume}", 128 + error.signal_number)
+        workdir = shlex.quote(str(run.path)) if run else ""
+        return _say(name, f"{error}; resume: python -m {program} --workdir={workdir}", 128 + error.signal_number)
     finally:
         if run is not None:
             run.discard()
-    return 0
+
+
+def _open_run(name: str, parsed: flags.Parsed) -> Any:
+    from rnn_jax.training.run import open_run
+
+    workdir = parsed.config.workdir
+    for mode in sorted(parsed.modes):
+        if workdir is None:
+            raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
+    config, free = flags.stored(parsed.config), flags.free(type(parsed.config))
+    run = open_run(name, config, given=parsed.given, free=free, workdir=workdir)
+    if parsed.modes and not run.resumed:
+        raise flags.FlagError(f"--workdir: expected a trained run, found none in {workdir}")
+    return run
 
 
 def _keep_freed_memory() -> None:

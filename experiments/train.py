@@ -14,7 +14,7 @@ from rnn_jax.training.loop import fit
 from rnn_jax.training.metrics import MetricsWriter
 from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.plots import plot_loss
-from rnn_jax.training.run import Run, load
+from rnn_jax.training.run import Run, RunError, load
 from rnn_jax.training.schedules import make_schedule
 from rnn_jax.training.sharding import batch_sharding
 from rnn_jax.training.state import TrainState
@@ -136,8 +136,10 @@ def train(
 
 
 def _initial(source: str, params: Any) -> Any:
-    with checked():
+    try:
         loaded = load(source).params
+    except RunError as error:
+        raise FlagError(f"--init_from: {str(error).removeprefix('workdir: ')}") from None
     wanted, found = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (params, loaded))
     if wanted != found:
         raise FlagError(

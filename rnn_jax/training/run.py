@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import json
 import math
+import os
 import platform
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.files import write_json
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+_BEGINNING = {"config.json", "model.json", "data.json", "vocabulary.json"}
 
 
 class RunError(ValueError):
@@ -60,7 +63,7 @@ class Run:
             if self.resumed and path.exists() and _read(path) != _plain(value):
                 raise RunError(
                     f"workdir: {self.path} was trained on other data than is given now ({name} differs); "
-                    "give the same data or another --workdir"
+                    "give the same data or another workdir"
                 )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -74,8 +77,13 @@ class Run:
             raise _cannot_write(self.path, error) from None
 
     def discard(self) -> None:
-        """Take the folder away if nothing has been written into it."""
-        with contextlib.suppress(OSError):
+        """Take the folder of a fresh run away if it holds nothing but what `begin` wrote."""
+        if self.resumed or not self.path.is_dir():
+            return
+        found = list(self.path.iterdir())
+        if {path.name for path in found} <= _BEGINNING:
+            for path in found:
+                path.unlink()
             self.path.rmdir()
 
     def write_result(self, *, metrics: Mapping[str, float | int], steps: int, seconds: float, parameters: int) -> None:
@@ -272,7 +280,10 @@ def _show(value: Any) -> str:
 
 def _device() -> str:
     devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"{kind} ({os.cpu_count()} cores)"
+    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
 
 
 def _version(package: str) -> str:

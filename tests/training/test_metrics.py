@@ -126,9 +126,14 @@ def test_the_plot_of_a_run_with_little_to_show(tmp_path, split):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
-    with pytest.raises(ZeroDivisionError), replaced(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail():
+        with replaced(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 1}
