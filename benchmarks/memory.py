@@ -66,7 +66,7 @@ def segment_size(text: str) -> int | str:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sizes", type=size, nargs="+", default=[(4096, 32, 256, 256)], metavar="TxBxDxH")
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru"])
     parser.add_argument("--segments", type=segment_size, nargs="+", default=["sqrt"])

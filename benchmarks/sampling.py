@@ -83,7 +83,9 @@ def torch_cell(cell: str, length: int) -> Callable[[], Any]:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sampling", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--cells", nargs="+", choices=("lstm", "gru"), default=["lstm"])
     parser.add_argument("--length", type=int, default=10_000, help="characters a call")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")

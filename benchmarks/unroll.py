@@ -75,7 +75,7 @@ def available(names: list[str]) -> list[str]:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.unroll", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.unroll", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, metavar="TxBxDxH")
     parser.add_argument("--cells", nargs="+", choices=("lstm", "gru"), default=["lstm", "gru"])
     parser.add_argument("--peers", nargs="*", choices=list(PEERS)[1:], default=list(PEERS)[1:])

@@ -90,6 +90,7 @@ def by_hand(codes, size, updates):
     """Train. Yields each update's weights and state before it, its loss and its gradients."""
     weights = initial_weights(size)
     memory = {name: np.zeros_like(value) for name, value in weights.items()}
+    h = np.zeros(HIDDEN)
     for position, restart in windows(codes, updates):
         h = np.zeros(HIDDEN) if restart else h
         inputs, targets = codes[position : position + STEPS], codes[position + 1 : position + STEPS + 1]

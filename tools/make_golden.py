@@ -3,8 +3,8 @@
     python -m tools.make_golden        # needs PyTorch; the files in the repository are from torch 2.13.0 (CPU), seed 0
 
 One file a kind of layer (rnn_tanh, rnn_relu, lstm, gru), computed in float64 and kept in float32. Each holds, for the
-variants "single" (one layer), "stacked" (two layers) and "bidirectional" (one layer each way): inputs [T, B, D], initial
-states, weights under PyTorch's names, outputs, final states, and under "grad." the gradients of
+variants "single" (one layer), "stacked" (two layers) and "bidirectional" (one layer each way): inputs [T, B, D],
+initial states, weights under PyTorch's names, outputs, final states, and under "grad." the gradients of
 sum(outputs · output_weights) + sum(final states · state_weights) with respect to inputs, initial states and weights.
 """
 
@@ -54,14 +54,15 @@ def record(kind: str, **options: int | bool) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Write one file a kind."""
-    parser = argparse.ArgumentParser(prog="python -m tools.make_golden", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.make_golden", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "tests" / "golden")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     for kind in LAYERS:
         arrays = {f"{v}.{name}": a for v, options in VARIANTS.items() for name, a in record(kind, **options).items()}
-        np.savez_compressed(folder / f"{kind}.npz", torch=np.array(torch.__version__), **arrays)
+        arrays["torch"] = np.array(torch.__version__)
+        np.savez_compressed(folder / f"{kind}.npz", allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
