@@ -2,13 +2,16 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
-
-from tensorboardX import SummaryWriter
+from types import ModuleType
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rnn_jax.training.files import write_text
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 TRAIN = "train"
 VALID = "valid"
@@ -40,7 +43,7 @@ class MetricsWriter:
         kept = [line for line in read_metrics(path) if line["step"] <= last[line["split"]]]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
+        self._events = _summary_writer(self._folder, step + 1)
 
     def write(self, step: int, seconds: float, split: str, values: Mapping[str, float | int]) -> None:
         """Add one line. A value that is not finite becomes null, which JSON can hold."""
@@ -62,6 +65,19 @@ class MetricsWriter:
         if self._lines is not None and self._events is not None:
             self._lines.close()
             self._events.close()
+
+
+def _summary_writer(folder: Path, purge_step: int) -> "SummaryWriter":
+    # Where torch is installed, tensorboardX imports it, for seconds, to recognise tensors that it is never given here.
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = cast(ModuleType, None)
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def read_metrics(path: Path | str) -> list[dict]:

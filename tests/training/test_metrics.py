@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +140,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_torch_is_not_imported_for_the_events(tmp_path):
+    program = (
+        "import sys; from rnn_jax.training.metrics import MetricsWriter\n"
+        "writer = MetricsWriter(sys.argv[1]); writer.start(0, None); writer.close()\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
