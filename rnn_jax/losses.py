@@ -2,11 +2,13 @@
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from rnn_jax.typing import Logits, Mask, Tokens
 
 
 def cross_entropy(
-    logits: Float[Array, "*TB V"], targets: Int[Array, "*TB"], mask: Bool[Array, "*TB"] | None = None
+    logits: Logits, targets: Tokens, mask: Mask | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Negative log-likelihood of the targets in nats.
 

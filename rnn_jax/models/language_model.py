@@ -13,7 +13,7 @@ from rnn_jax.cells import make
 from rnn_jax.cells.base import cast_weights
 from rnn_jax.decoding import DecodeStep
 from rnn_jax.layers import Stack
-from rnn_jax.typing import Carry, Key, Params
+from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Tokens
 
 
 class LanguageModel(nn.Module):
@@ -76,13 +76,13 @@ class LanguageModel(nn.Module):
             if width != self.widths[-1]:
                 self.to_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
 
-    def embed(self, tokens: Int[Array, "*TB"]) -> Float[Array, "*TB D"]:
+    def embed(self, tokens: Tokens) -> Float[Array, "*TB D"]:
         """The input of the first layer."""
         if self.input == "embedding":
             return self.embedding(tokens)
         return jax.nn.one_hot(tokens, self.vocabulary_size, dtype=self.dtype)
 
-    def logits(self, outputs: Float[Array, "*TB H"]) -> Float[Array, "*TB V"]:
+    def logits(self, outputs: Float[Array, "*TB H"]) -> Logits:
         """Unnormalised log-probabilities of the next symbol, in float32, from the outputs of the last layer."""
         # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
         flat = outputs.reshape(-1, outputs.shape[-1])
@@ -95,13 +95,13 @@ class LanguageModel(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "*TB"],
+        tokens: Tokens,
         carry: tuple[Carry, ...] | None = None,
         *,
-        mask: Bool[Array, "*TB"] | None = None,
-        reset: Bool[Array, "*TB"] | None = None,
+        mask: Mask | None = None,
+        reset: Mask | None = None,
         deterministic: bool = True,
-    ) -> tuple[tuple[Carry, ...], Float[Array, "*TB V"]]:
+    ) -> tuple[tuple[Carry, ...], Logits]:
         """Read tokens, predict what follows each of them.
 
         Training, evaluation and decoding are this one call: token by token, with the carry handed on, it gives what it

@@ -9,6 +9,7 @@ import pytest
 from rnn_jax import losses
 from rnn_jax.models import LanguageModel
 from rnn_jax.models.language_model import continue_text, decode_step
+from rnn_jax.training.optimizers import make_optimizer
 
 VARIANTS = {
     "onehot": {"input": "onehot"},
@@ -106,7 +107,7 @@ def test_hello_three_hidden_units_learn_to_continue_hell():
     text = jnp.array([symbols.index(letter) for letter in "hello"])[:, None]
     model = LanguageModel(len(symbols), cell="elman", hidden_size=3, input="onehot")
     variables = model.init(jax.random.key(0), text)
-    optimizer = optax.adam(0.1)
+    optimizer = make_optimizer("adam", learning_rate=0.1)
 
     def loss(variables):
         _, logits = model.apply(variables, text[:-1])
@@ -114,7 +115,7 @@ def test_hello_three_hidden_units_learn_to_continue_hell():
 
     @jax.jit
     def step(variables, state):
-        updates, state = optimizer.update(jax.grad(loss)(variables), state)
+        updates, state = optimizer.update(jax.grad(loss)(variables), state, variables)
         return optax.apply_updates(variables, updates), state
 
     state = optimizer.init(variables)
