@@ -8,11 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+# Seconds from one line, or one picture of the bar, to the next.
+_LINE_INTERVAL, _BAR_INTERVAL = 10.0, 0.1
+
 
 class Display:
     """Shows a run: a progress bar where the stream is a terminal, else a plain line every ten seconds."""
-
-    _INTERVAL = 10.0
 
     def __init__(self, *, unit: str = "tokens", stream: Any = None):
         """Args: unit: what the loss counts, for the speed; stream: standard error unless given."""
@@ -38,7 +39,7 @@ class Display:
             seconds_left: until the end; nan: not known yet.
         """
         now = time.monotonic()
-        if self._bar is None and now - self._shown < self._INTERVAL:
+        if now - self._shown < (_LINE_INTERVAL if self._bar is None else _BAR_INTERVAL):
             return
         self._shown = now
         parts = [f"step {step}", f"loss {loss:.4f}", self._validation]
@@ -51,8 +52,7 @@ class Display:
             print(f"{fraction:4.0%}  {text}", file=self._stream, flush=True)
         else:
             self._bar.n = min(1.0, fraction)
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(0)
+            self._bar.set_description_str(text)
 
     def evaluation(self, step: int, values: Mapping[str, float | int], best: bool) -> None:
         """Show the metrics of an evaluation."""

@@ -135,45 +135,47 @@ def fit(
             boundaries = [(first // every + 1) * every for every in intervals]
             end = min([*boundaries, math.inf if last_step is None else last_step])
             try:
-                for block in dispatcher.run(first, end, lambda: signals.received is not None):
-                    report.training(block)
-                    progress = dataclasses.replace(progress, step=block.last)
+                with contextlib.closing(dispatcher.run(first, end, lambda: signals.received is not None)) as blocks:
+                    for block in blocks:
+                        report.training(block)
+                        progress = dataclasses.replace(progress, step=block.last)
             except NonFinite as error:
                 progress = dataclasses.replace(progress, step=error.step - 1, seconds=dispatcher.seconds)
                 if checkpoints is not None and saved_step != progress.step:
                     checkpoints.save(dispatcher.state, progress)
                 raise
-            progress = dataclasses.replace(progress, seconds=dispatcher.seconds)
-
-            def due(every: int | None, step: int = progress.step, first: int = first) -> bool:
-                return bool(every) and step % every == 0 and step > first
-
-            reason = None
-            if last_step is not None and progress.step >= last_step:
+            step = progress.step
+            seconds, reason = dispatcher.seconds, None
+            if last_step is not None and step >= last_step:
                 reason = "steps"
-            elif dispatcher.out_of_time:
-                reason = "max_seconds"
+            elif stop.max_seconds is not None and dispatcher.out_of_time:
+                # Rounded up, so that a run that is resumed after its end does not squeeze in one more step.
+                seconds, reason = max(seconds, stop.max_seconds), "max_seconds"
+            progress = dataclasses.replace(progress, seconds=float(seconds))
+
             best = False
-            if evaluate is not None and (reason or due(eval_every)) and progress.evaluated_step != progress.step:
+            if evaluate is not None and (reason or _due(eval_every, first, step)) and progress.evaluated_step != step:
                 values = {name: float(value) for name, value in evaluate(dispatcher.state.params).items()}
                 best = values[monitor] < progress.best_values.get(monitor, math.inf)
                 progress = progress.evaluated(values, best)
                 report.evaluation(progress, values, best)
                 if patience is not None and progress.evaluations_since_best >= patience:
                     reason = reason or "patience"
-            leaving = bool(reason or signals.received)
-            if checkpoints is not None and (
-                best or ((leaving or due(checkpoint_every)) and saved_step != progress.step)
-            ):
-                report.flush()
+            leaving = reason is not None or signals.received is not None
+            unsaved = saved_step != step and (leaving or _due(checkpoint_every, first, step))
+            if checkpoints is not None and (best or unsaved):
                 progress = checkpoints.save(dispatcher.state, progress, best=best)
-                saved_step = progress.step
-            if sample is not None and due(sample_every):
-                report.sample(sample(dispatcher.state.params, progress.step))
-            if signals.received:
-                raise Interrupted(signals.received, progress.step)
-            if reason:
+                saved_step = step
+            if sample is not None and _due(sample_every, first, step):
+                report.sample(sample(dispatcher.state.params, step))
+            if signals.received is not None:
+                raise Interrupted(signals.received, step)
+            if reason is not None:
                 return FitResult(dispatcher.state, progress, reason, dispatcher.mean_units_per_second)
+
+
+def _due(every: int | None, before: int, step: int) -> bool:
+    return bool(every) and step > before and step % every == 0
 
 
 class _Report:
@@ -224,10 +226,6 @@ class _Report:
             self._writer.write(progress.step, progress.seconds, VALID, values)
         if self._display is not None:
             self._display.evaluation(progress.step, values, best)
-
-    def flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
 
     def sample(self, text: str) -> None:
         if self._display is None:

@@ -42,7 +42,8 @@ class MetricsWriter:
         last = {TRAIN: step, VALID: -1 if evaluated_step is None else evaluated_step}
         kept = [line for line in read_metrics(path) if line["step"] <= last[line["split"]]]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._lines = path.open("a", encoding="utf-8")
+        # Line by line: what is written outlives this process, and can be followed while it trains.
+        self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._events = _summary_writer(self._folder, step + 1)
 
     def write(self, step: int, seconds: float, split: str, values: Mapping[str, float | int]) -> None:
@@ -54,11 +55,6 @@ class MetricsWriter:
         for name, value in finite.items():
             if value is not None:
                 self._events.add_scalar(f"{split}/{name}", value, step)
-
-    def flush(self) -> None:
-        """Hand the lines to the operating system, where they outlive this process."""
-        if self._lines is not None:
-            self._lines.flush()
 
     def close(self) -> None:
         """Close both files."""

@@ -174,6 +174,11 @@ def test_max_seconds_does_not_count_evaluation(run):
     assert result.progress.evaluated_step == result.progress.step
 
 
+def test_a_run_that_used_its_time_has_ended(run):
+    options = {"stop": StopRule(max_seconds=0.5), "batches": toy.Batches(seconds=0.01)}
+    assert run(**options).progress.step == run(**options).progress.step
+
+
 def test_samples_are_shown_on_standard_output(run, capsys):
     run(sample=lambda params, step: f"sample at {step}, {params['table'].shape}", sample_every=25)
     assert capsys.readouterr().out == "sample at 25, (8, 8)\nsample at 50, (8, 8)\n"

@@ -93,12 +93,14 @@ def test_plain_lines_come_at_intervals_and_at_evaluations(monkeypatch):
     ]
 
 
-def test_a_bar_on_a_terminal():
+def test_a_bar_on_a_terminal(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream, output = Terminal(), io.StringIO()
     display = Display(stream=stream)
     display.train(1, 0.0, 3.0, math.nan, math.nan)
     display.evaluation(5, {"val_loss": 1.25, "val_bpc": 1.8}, best=False)
-    display._bar.last_print_t = 0.0  # pyright: ignore[reportOptionalMemberAccess]
+    now[0] += 0.2
     display.train(500, 0.5, 2.0, 2e6, 3725.0)
     display.message("a sample\n", output)
     display.close()
