@@ -3,7 +3,7 @@
 import collections
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -124,7 +124,7 @@ class Dispatcher:
         _, units, seconds = self._total
         return units / seconds if seconds else math.nan
 
-    def run(self, step: int, end: float | int, interrupted: Callable[[], bool]) -> Iterator[Block]:
+    def run(self, step: int, end: float | int, interrupted: Callable[[], bool]) -> Generator[Block, None, None]:
         """Run from `step` steps to `end` steps, the end of time or an interruption, whichever comes first.
 
         Yields each block while the next one runs. When the iterator ends, the device is idle and the clock stands.
