@@ -4,6 +4,7 @@ from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, rea
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
+from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
 from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
 
@@ -18,6 +19,7 @@ __all__ = [
     "DataError",
     "EvaluationBatches",
     "NamedSet",
+    "PaddedBatches",
     "Part",
     "RemoteFile",
     "StreamBatch",
@@ -27,7 +29,9 @@ __all__ = [
     "cache_folder",
     "evaluation_streams",
     "fetch",
+    "is_held_out",
     "load_corpus",
+    "pad",
     "read_text",
     "windows",
 ]

@@ -57,8 +57,8 @@ class Block(NamedTuple):
 class Dispatcher:
     """Runs training steps and keeps the training clock.
 
-    There are at most two compiled programs: one step, and, where steps are short, a power of two of them that takes
-    about 0.15 s, if the rest of the run is long enough to pay for its compilation.
+    There are at most two compiled programs for each shape of a batch: one step, and, where steps are short, a power of
+    two of them that takes about 0.15 s, if the rest of the run is long enough to pay for its compilation.
 
     Attributes:
         state: the newest training state.
@@ -101,7 +101,7 @@ class Dispatcher:
         self._longest = None if interval is None else max(1, interval // 8)
         self._used = seconds
         self._started: float | None = None
-        self._compiled: set[int] = set()
+        self._compiled: set[Any] = set()
         self._compile_seconds = 0.0
         self._block_size: int | None = None
         # Rows of (steps, units, seconds): in all, and of late.
@@ -160,10 +160,11 @@ class Dispatcher:
         pace = 0.0 if math.isnan(self.seconds_per_step) else self.seconds_per_step
         rates = [self._rate(step + index, begin + index * pace) for index in range(count)]
         issued = self.seconds
-        compiled = count not in self._compiled
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(block))
+        compiled = shapes not in self._compiled
         self.state, metrics = self._train_step(self.state, block, np.array(rates))
         if compiled:
-            self._compiled.add(count)
+            self._compiled.add(shapes)
             self._compile_seconds = max(self._compile_seconds, self.seconds - issued)
         return _Pending(step + 1, rates, metrics, issued, compiled, count * pace)
 
