@@ -3,6 +3,7 @@
 from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
+from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2vec
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
@@ -18,6 +19,7 @@ __all__ = [
     "Corpus",
     "DataError",
     "EvaluationBatches",
+    "KeyedVectors",
     "NamedSet",
     "PaddedBatches",
     "Part",
@@ -31,7 +33,9 @@ __all__ = [
     "fetch",
     "is_held_out",
     "load_corpus",
+    "load_word2vec",
     "pad",
     "read_text",
+    "save_word2vec",
     "windows",
 ]
