@@ -9,7 +9,9 @@ from typing import Any
 from rnn_jax.cells.base import ACTIVATIONS, Cell, cell_factory, from_function, matmul
 from rnn_jax.cells.elman import ElmanCarry, elman
 from rnn_jax.cells.gru import GRUCarry, gru
+from rnn_jax.cells.learned_carry import learned_carry
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.zoneout import draw_zoneout, zoneout
 
 CELLS: dict[str, Callable[..., Cell]] = {"elman": elman, "gru": gru, "lstm": lstm}
 
@@ -21,13 +23,16 @@ __all__ = [
     "GRUCarry",
     "LSTMCarry",
     "cell_factory",
+    "draw_zoneout",
     "elman",
     "from_function",
     "gru",
+    "learned_carry",
     "lstm",
     "make",
     "matmul",
     "parse",
+    "zoneout",
 ]
 
 

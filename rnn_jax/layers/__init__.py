@@ -1,5 +1,10 @@
 """Flax Linen layers around `unroll`."""
 
-from rnn_jax.layers.recurrent import Recurrent, Stack
+from rnn_jax.layers.bidirectional import Bidirectional
+from rnn_jax.layers.dropout import VariationalDropout, WordDropout
+from rnn_jax.layers.pooling import Pooling
+from rnn_jax.layers.recurrent import Recurrent
+from rnn_jax.layers.stack import Stack
+from rnn_jax.layers.weight_drop import WeightDrop
 
-__all__ = ["Recurrent", "Stack"]
+__all__ = ["Bidirectional", "Pooling", "Recurrent", "Stack", "VariationalDropout", "WeightDrop", "WordDropout"]

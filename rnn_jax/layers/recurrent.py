@@ -1,14 +1,21 @@
-"""Recurrent layers: one cell over time, and a stack of them."""
-
-from collections.abc import Sequence
+"""One cell over time."""
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, ArrayLike
 
 from rnn_jax.cells.base import Cell, cast_weights
+from rnn_jax.cells.learned_carry import learned_carry
+from rnn_jax.cells.zoneout import Rates, draw_zoneout, zoneout
+from rnn_jax.layers.weight_drop import WeightDrop
 from rnn_jax.typing import Carry, Dtype, Inputs, Params
 from rnn_jax.unroll import unroll
+
+
+def cell_as_run(cell: Cell, zoneout_rate: Rates = 0.0, learned: bool = False) -> Cell:
+    """The cell that a layer with these options hands to `unroll`; with zoneout it takes `(x, masks)`."""
+    cell = learned_carry(cell) if learned else cell
+    return zoneout(cell, zoneout_rate) if zoneout_rate else cell
 
 
 class Recurrent(nn.Module):
@@ -21,6 +28,12 @@ class Recurrent(nn.Module):
         segment: see `rnn_jax.unroll`.
         dtype: compute dtype of the matrix products; None for the dtype of the parameters. The carry and the gates stay
             in float32 under a half precision.
+        weight_drop: share of the elements of the recurrent matrices to drop; see `WeightDrop`.
+        zoneout: share of the units of the carry that keep their value, or a tuple with one for each array of the
+            carry; see `rnn_jax.cells.zoneout`.
+        learned_carry: make the initial carry a parameter; see `rnn_jax.cells.learned_carry`.
+
+    `weight_drop` and `zoneout` need the "dropout" random stream.
     """
 
     cell: Cell
@@ -28,6 +41,9 @@ class Recurrent(nn.Module):
     time_major: bool = True
     segment: int | str | None = None
     dtype: Dtype | None = None
+    weight_drop: float = 0.0
+    zoneout: Rates = 0.0
+    learned_carry: bool = False
 
     @nn.compact
     def __call__(
@@ -37,6 +53,7 @@ class Recurrent(nn.Module):
         *,
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
+        deterministic: bool = True,
     ) -> tuple[Carry, Array]:
         """Run over a sequence.
 
@@ -44,16 +61,26 @@ class Recurrent(nn.Module):
             inputs: [T, B, D].
             carry: the carry before the first step; None for the cell's initial carry.
             mask, reset: [T, B] bool, see `rnn_jax.unroll`.
+            deterministic: True switches weight drop off, and zoneout to its expectation.
 
         Returns:
             (carry, outputs [T, B, H]).
         """
-        input_size = jax.tree.leaves(inputs)[0].shape[-1]
-        params: Params = self.param("cell", self.cell.init, input_size)
+        cell = cell_as_run(self.cell, self.zoneout, self.learned_carry)
+        first = jax.tree.leaves(inputs)[0]
+        params: Params = self.param("cell", cell.init, first.shape[-1])
         if self.dtype is not None:
             params = cast_weights(params, self.dtype)
+        if self.weight_drop:
+            params = WeightDrop(self.cell, self.weight_drop)(params, inputs, deterministic)
+        if self.zoneout:
+            masks = None
+            if not deterministic:
+                leading = first.shape[: first.ndim - cell.feature_ndim]
+                masks = draw_zoneout(self.make_rng("dropout"), cell, self.zoneout, params, leading)
+            inputs = (inputs, masks)
         return unroll(
-            self.cell,
+            cell,
             params,
             inputs,
             carry,
@@ -63,60 +90,3 @@ class Recurrent(nn.Module):
             time_major=self.time_major,
             segment=self.segment,
         )
-
-
-class Stack(nn.Module):
-    """Recurrent layers on top of each other, each reading the outputs of the one below.
-
-    Attributes:
-        cells: one cell a layer; widths and families may differ.
-        dropout: rate applied to the outputs of every layer but the last, drawn anew at each step (Zaremba, Sutskever &
-            Vinyals 2014, arXiv 1409.2329: never on the recurrent connection). Needs the "dropout" random stream.
-        time_major, segment, dtype: see `Recurrent`.
-    """
-
-    cells: Sequence[Cell]
-    dropout: float = 0.0
-    time_major: bool = True
-    segment: int | str | None = None
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Inputs,
-        carry: Sequence[Carry] | None = None,
-        *,
-        mask: ArrayLike | None = None,
-        reset: ArrayLike | None = None,
-        deterministic: bool = True,
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """Run over a sequence.
-
-        Args:
-            inputs: [T, B, D].
-            carry: one carry a layer; None for the initial carries.
-            mask, reset: [T, B] bool, see `rnn_jax.unroll`.
-            deterministic: True switches dropout off.
-
-        Returns:
-            (one carry a layer, outputs of the last layer [T, B, H]).
-
-        Raises:
-            ValueError: no cells, or not one carry a layer.
-        """
-        if not self.cells:
-            raise ValueError("cells: expected at least one cell, found none")
-        if carry is not None and len(carry) != len(self.cells):
-            raise ValueError(f"carry: expected one a layer, {len(self.cells)}, found {len(carry)}")
-        carries = []
-        outputs = inputs
-        for index, cell in enumerate(self.cells):
-            if index > 0:
-                outputs = nn.Dropout(self.dropout)(outputs, deterministic=deterministic)
-            layer = Recurrent(
-                cell, time_major=self.time_major, segment=self.segment, dtype=self.dtype, name=f"layer_{index}"
-            )
-            new_carry, outputs = layer(outputs, None if carry is None else carry[index], mask=mask, reset=reset)
-            carries.append(new_carry)
-        return tuple(carries), outputs

@@ -1,0 +1,57 @@
+"""Dropout with one mask a sequence, and dropout of whole words."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rnn_jax.typing import Tokens
+
+
+class VariationalDropout(nn.Module):
+    """Dropout whose mask is drawn once a sequence and used at every step.
+
+        y_t = m ⊙ x_t / (1 - p),   m ~ Bernoulli(1 - p)   [B, D]
+
+    Needs the "dropout" random stream.
+
+    Attributes:
+        rate: p.
+        time_major: False: sequences are [B, T, D].
+
+    Source: Gal & Ghahramani 2016 (arXiv 1512.05287). Differs: for what enters or leaves a layer; the recurrent
+    connection has `WeightDrop`.
+    """
+
+    rate: float
+    time_major: bool = True
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "*TB D"], deterministic: bool) -> Float[Array, "*TB D"]:
+        """Drop features of `[T, B, D]`; with `deterministic` nothing happens."""
+        axis = 0 if self.time_major else 1
+        return nn.Dropout(self.rate, broadcast_dims=(axis,))(inputs, deterministic=deterministic)
+
+
+class WordDropout(nn.Module):
+    """Exchange words for the unknown one, each by itself, so that a model learns what to do without them.
+
+    Needs the "dropout" random stream.
+
+    Attributes:
+        rate: the share of words that are lost.
+        unknown: the number that stands for a word not known.
+
+    Source: Bowman et al. 2016 (arXiv 1511.06349).
+    """
+
+    rate: float
+    unknown: int
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, deterministic: bool) -> Tokens:
+        """Lose some of the tokens, of any shape; with `deterministic` nothing happens."""
+        if deterministic or self.rate == 0:
+            return tokens
+        lost = jax.random.bernoulli(self.make_rng("dropout"), self.rate, tokens.shape)
+        return jnp.where(lost, jnp.asarray(self.unknown, tokens.dtype), tokens)

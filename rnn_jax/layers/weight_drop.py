@@ -1,0 +1,80 @@
+"""DropConnect on recurrent matrices, drawn once for a whole sequence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import PyTree
+
+from rnn_jax.cells.base import Cell
+from rnn_jax.typing import Carry, Inputs, Params, Projected
+
+
+class WeightDrop(nn.Module):
+    """Drop elements of the recurrent matrices, the same ones at every step and for every sequence of the batch.
+
+        R' = M ⊙ R / (1 - p),   M ~ Bernoulli(1 - p)
+
+    It acts on the parameters before the loop, so the loop and its speed stay as they are. Needs the "dropout" random
+    stream.
+
+    Attributes:
+        cell: the cell whose parameters they are.
+        rate: p.
+
+    Source: Wan et al. 2013 (DropConnect); Merity, Keskar & Socher 2018 (arXiv 1708.02182).
+    """
+
+    cell: Cell
+    rate: float
+
+    @nn.compact
+    def __call__(self, params: Params, inputs: Inputs, deterministic: bool) -> Params:
+        """The parameters with their recurrent matrices thinned out.
+
+        Args:
+            params: of the cell.
+            inputs: what the cell is to read; only its shapes matter.
+            deterministic: True changes nothing.
+        """
+        if deterministic:
+            return params
+
+        def drop(leaf: Any, recurrent: bool) -> Any:
+            return nn.Dropout(self.rate)(leaf, deterministic=False) if recurrent else leaf
+
+        return jax.tree.map(drop, params, recurrent_matrices(self.cell, params, inputs))
+
+
+def recurrent_matrices(cell: Cell, params: Params, inputs: Inputs) -> PyTree:
+    """Which parameters are recurrent matrices: those of two or more axes that only `recur` or `update` reads.
+
+    Args:
+        cell: any cell. One made by `from_function` projects nothing, so all its matrices count.
+        params: its parameters.
+        inputs: [..., D], one step or many; only shapes matter.
+
+    Returns:
+        A tree of bool like `params`.
+    """
+    one_step = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[x.ndim - cell.feature_ndim :], x.dtype), inputs)
+    carry, projected = jax.eval_shape(lambda p, x: (cell.initial_carry(p, ()), cell.project(p, x)), params, one_step)
+
+    def step(params: Params, carry: Carry, projected: Projected) -> tuple[Carry, Any]:
+        return cell.update(params, carry, cell.recur(params, carry, projected))
+
+    read_by_step = _reads(step, params, carry, projected)
+    read_by_project = _reads(cell.project, params, one_step)
+    flags = [
+        leaf.ndim > 1 and in_step and not in_project
+        for leaf, in_step, in_project in zip(jax.tree.leaves(params), read_by_step, read_by_project, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), flags)
+
+
+def _reads(function: Callable[..., Any], params: Params, *arguments: Any) -> list[bool]:
+    """For each parameter, whether the jaxpr of `function(params, *arguments)` uses it."""
+    jaxpr = jax.make_jaxpr(function)(params, *arguments).jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+    return [id(v) in used for v in jaxpr.invars[: len(jax.tree.leaves(params))]]

@@ -1,0 +1,128 @@
+"""Zoneout and the learned carry, as wrappers of any cell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from rnn_jax import CELLS, Cell, elman, gru, lstm, unroll
+from rnn_jax.cells import draw_zoneout, learned_carry, zoneout
+
+STEPS, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
+RATE = 0.4
+
+
+@pytest.fixture(autouse=True)
+def in_float64(x64):
+    """Compare with NumPy in double precision, at the lowest level of optimisation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def build(cell):
+    params = cell.init(jax.random.key(0), FEATURES)
+    inputs = jax.random.normal(jax.random.key(1), (STEPS, BATCH, FEATURES), jnp.float64)
+    return params, inputs, draw_zoneout(jax.random.key(2), cell, RATE, params, (STEPS, BATCH))
+
+
+def by_hand(name, params, inputs, keep):
+    """The equations of zoneout around those of the cell, `keep` [T, B, H] in [0, 1] for each array of the carry."""
+    step = oracles.ORACLES[name](jax.tree.map(np.asarray, params), {})
+    outputs = np.zeros((STEPS, BATCH, HIDDEN))
+    finals = []
+    for row in range(BATCH):
+        carry = tuple(np.zeros(HIDDEN) for _ in keep)
+        for t in range(STEPS):
+            new, _ = step(carry, np.asarray(inputs[t, row]))
+            carry = tuple(
+                d[t, row] * old + (1 - d[t, row]) * fresh for d, old, fresh in zip(keep, carry, new, strict=True)
+            )
+            outputs[t, row] = carry[0]
+        finals.append(carry)
+    return [np.stack(leaves) for leaves in zip(*finals, strict=True)], outputs
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+def test_zoneout_equals_its_equations(name):
+    cell = CELLS[name](HIDDEN, dtype=jnp.float64, recurrent_init="uniform")
+    params, inputs, masks = build(cell)
+    wrapped = zoneout(cell, RATE)
+    drawn = [np.asarray(leaf, float) for leaf in jax.tree.leaves(masks)]
+    expectation = [np.full((STEPS, BATCH, HIDDEN), RATE) for _ in drawn]
+    for given, keep in ((masks, drawn), (None, expectation)):
+        carry, outputs = unroll(wrapped, params, (inputs, given))
+        expected_carry, expected = by_hand(name, params, inputs, keep)
+        np.testing.assert_allclose(outputs, expected, atol=1e-13)
+        for found, wanted in zip(jax.tree.leaves(carry), expected_carry, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-13)
+
+
+def test_the_gradient_of_zoneout_is_that_of_plain_autodiff():
+    cell = lstm(HIDDEN, dtype=jnp.float64, recurrent_init="uniform")
+    params, inputs, masks = build(cell)
+    mask = jnp.arange(STEPS)[:, None] < jnp.array([5, 3])
+
+    def loss(params, inputs, gradient):
+        wrapped = zoneout(learned_carry(cell), (RATE, 0.1))
+        carry, outputs = unroll(wrapped, params, (inputs, masks), mask=mask, gradient=gradient)
+        return jnp.sum(jnp.sin(outputs)) + jnp.sum(carry.cell)
+
+    params = learned_carry(cell).init(jax.random.key(0), FEATURES)
+    fast = jax.grad(loss, (0, 1))(params, inputs, "deferred")
+    plain = jax.grad(loss, (0, 1))(params, inputs, "autodiff")
+    for found, expected in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_rate_0_is_the_cell_itself():
+    cell = gru(HIDDEN, dtype=jnp.float64, recurrent_init="uniform")
+    params, inputs, _ = build(cell)
+    wrapped = zoneout(cell, 0.0)
+    masks = draw_zoneout(jax.random.key(2), cell, 0.0, params, (STEPS, BATCH))
+    expected = unroll(cell, params, inputs)[1]
+    np.testing.assert_array_equal(unroll(wrapped, params, (inputs, None))[1], expected)
+    np.testing.assert_array_equal(unroll(wrapped, params, (inputs, masks))[1], expected)
+
+
+def test_zoneout_reaches_a_readout_and_leaves_counters_alone():
+    def update(params, carry, preactivations):
+        return {"sum": carry["sum"] + preactivations, "steps": carry["steps"] + 1}, preactivations
+
+    adder = Cell(
+        init=lambda key, size: {},
+        initial_carry=lambda params, shape: {"sum": jnp.zeros((*shape, 1)), "steps": jnp.zeros((*shape, 1), int)},
+        project=lambda params, x: x,
+        recur=lambda params, carry, projected: projected,
+        update=update,
+        readout=lambda params, carry, projected: 10 * carry["sum"],
+    )
+    carry, outputs = unroll(zoneout(adder, 0.5), {}, (jnp.ones((4, 1)), None))
+    assert carry["steps"] == 4
+    np.testing.assert_allclose(outputs[:, 0], [5.0, 10.0, 15.0, 20.0])
+
+
+def test_a_learned_carry_is_where_every_sequence_starts():
+    cell = learned_carry(lstm(HIDDEN, dtype=jnp.float64, recurrent_init="uniform"))
+    params, inputs, _ = build(cell)
+    params["initial_carry"] = {"hidden": jnp.arange(4.0), "cell": -jnp.arange(4.0)}
+    start = cell.initial_carry(params, (BATCH,))
+    np.testing.assert_array_equal(start.hidden, np.tile(np.arange(4.0), (BATCH, 1)))
+    np.testing.assert_array_equal(unroll(cell, params, inputs)[1], unroll(cell, params, inputs, start)[1])
+    gradient = jax.grad(lambda p: unroll(cell, p, inputs)[1].sum())(params)["initial_carry"]
+    of_start = jax.grad(lambda c: unroll(cell, params, inputs, c)[1].sum())(start)
+    np.testing.assert_allclose(gradient["cell"], of_start.cell.sum(0), atol=1e-13)
+
+
+def test_wrappers_are_cached():
+    assert zoneout(elman(3), 0.1) is zoneout(elman(3), 0.1)
+    assert learned_carry(elman(3)) is learned_carry(elman(3))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, (0.1,), (0.1, 0.2, 0.3)])
+def test_errors_name_the_argument(rate):
+    cell = lstm(HIDDEN, dtype=jnp.float64, recurrent_init="uniform")
+    params, inputs, _ = build(cell)
+    with pytest.raises(ValueError, match=r"zoneout: expected one rate in \[0, 1\), or one for each of 2 arrays"):
+        unroll(zoneout(cell, rate), params, (inputs, None))
