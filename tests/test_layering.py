@@ -17,6 +17,7 @@ ORDER = (
     "unroll",
     "layers",
     "losses",
+    "crf",
     "decoding",
     "models",
     "data",

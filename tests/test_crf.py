@@ -1,0 +1,123 @@
+"""The linear-chain CRF against all label sequences written out, in double precision."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import crf
+
+T, B, K = 4, 6, 3
+# No padding, padding at the end, in front, within, one label, none.
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool).T
+
+
+@pytest.fixture
+def problem(x64):
+    random = np.random.default_rng(0)
+    emissions = random.normal(0, 2, (T, B, K))
+    between, first, last = random.normal(0, 2, (K, K)), random.normal(0, 2, K), random.normal(0, 2, K)
+    labels = random.integers(0, K, (T, B)).astype(np.int32)
+    transitions = crf.Transitions(*map(jnp.asarray, (between, first, last)))
+    return jnp.asarray(emissions), jnp.asarray(labels), transitions, jnp.asarray(MASK)
+
+
+def written_out(emissions, transitions, b):
+    """All label sequences of column b as (labels, score), from the definition."""
+    emissions, between, first, last = map(np.asarray, (emissions, *transitions))
+    kept = emissions[MASK[:, b], b]
+    for labels in itertools.product(range(K), repeat=len(kept)):
+        score = sum(kept[t, label] for t, label in enumerate(labels))
+        score += sum(between[pair] for pair in itertools.pairwise(labels))
+        yield labels, score + (first[labels[0]] + last[labels[-1]] if labels else 0)
+
+
+def test_the_score_of_a_path_is_its_definition(problem):
+    emissions, labels, transitions, mask = problem
+    found = crf.path_score(emissions, labels, transitions, mask)
+    for b in range(B):
+        wanted = dict(written_out(emissions, transitions, b))[tuple(np.asarray(labels)[MASK[:, b], b].tolist())]
+        assert found[b] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_the_partition_sums_over_all_paths(problem):
+    emissions, _, transitions, mask = problem
+    found = crf.log_partition(emissions, transitions, mask)
+    for b in range(B):
+        wanted = np.log(sum(np.exp(score) for _, score in written_out(emissions, transitions, b)))
+        assert found[b] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_gradients_are_marginals_and_expected_counts(problem):
+    emissions, _, transitions, mask = problem
+    by_emission, by_transition = jax.grad(lambda *given: crf.log_partition(*given, mask).sum(), argnums=(0, 1))(
+        emissions, transitions
+    )
+    single, pairs = np.zeros((T, B, K)), np.zeros((K, K))
+    first, last = np.zeros(K), np.zeros(K)
+    for b in range(B):
+        paths = list(written_out(emissions, transitions, b))
+        total = sum(np.exp(score) for _, score in paths)
+        for labels, score in paths:
+            share = np.exp(score) / total
+            for t, label in zip(np.flatnonzero(MASK[:, b]), labels, strict=True):
+                single[t, b, label] += share
+            for pair in itertools.pairwise(labels):
+                pairs[pair] += share
+            if labels:
+                first[labels[0]] += share
+                last[labels[-1]] += share
+    np.testing.assert_allclose(by_emission, single, atol=1e-12)
+    np.testing.assert_allclose(crf.marginals(emissions, transitions, mask), single, atol=1e-12)
+    for found, wanted in zip(by_transition, (pairs, first, last), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_viterbi_finds_the_best_path(problem):
+    emissions, _, transitions, mask = problem
+    labels, scores = crf.viterbi(emissions, transitions, mask)
+    for b in range(B):
+        best, score = max(written_out(emissions, transitions, b), key=lambda path: path[1])
+        assert tuple(np.asarray(labels)[MASK[:, b], b].tolist()) == best
+        assert scores[b] == pytest.approx(score, abs=1e-12)
+    assert not np.asarray(labels)[~MASK].any()
+
+
+def test_the_loss_sums_over_sequences_and_counts_labels(problem):
+    emissions, labels, transitions, mask = problem
+    total, count = crf.negative_log_likelihood(emissions, labels, transitions, mask)
+    alone = [
+        crf.negative_log_likelihood(emissions[MASK[:, b]][:, b], labels[MASK[:, b]][:, b], transitions)
+        for b in range(B - 1)
+    ]
+    assert total == pytest.approx(float(sum(one for one, _ in alone)), abs=1e-12)
+    assert count == sum(float(number) for _, number in alone) == MASK.sum()
+
+
+def test_padding_at_the_end_changes_no_bit(problem):
+    emissions, labels, transitions, mask = problem
+    padded = jnp.concatenate([emissions, jnp.full((3, B, K), 1e3)])
+    longer_mask = jnp.concatenate([mask, jnp.zeros((3, B), bool)])
+    np.testing.assert_array_equal(
+        crf.log_partition(padded, transitions, longer_mask), crf.log_partition(emissions, transitions, mask)
+    )
+    np.testing.assert_array_equal(
+        crf.viterbi(padded, transitions, longer_mask)[0][:T], crf.viterbi(emissions, transitions, mask)[0]
+    )
+    longer_labels = jnp.concatenate([labels, jnp.full((3, B), K - 1, labels.dtype)])
+    gradient = jax.grad(lambda e: crf.negative_log_likelihood(e, longer_labels, transitions, longer_mask)[0])(padded)
+    assert not gradient[~longer_mask].any()
+    assert jnp.isfinite(gradient).all()
+
+
+def test_large_scores_in_single_precision_do_not_overflow():
+    emissions = 300 * jax.random.normal(jax.random.key(0), (50, 2, K))
+    forbidden = jnp.zeros((K, K)).at[0, 1].set(-1e4)
+    transitions = crf.Transitions(forbidden, jnp.zeros(K), jnp.zeros(K))
+    labels, score = crf.viterbi(emissions, transitions)
+    total, gradient = jax.value_and_grad(lambda e: crf.log_partition(e, transitions).sum())(emissions)
+    assert total == pytest.approx(float(score.sum()), rel=1e-4)
+    assert jnp.isfinite(gradient).all()
+    assert not ((labels[:-1] == 0) & (labels[1:] == 1)).any()
