@@ -1,5 +1,6 @@
 """Texts for the experiments: NumPy only, nothing here imports JAX."""
 
+from rnn_jax.data.columns import read_columns
 from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
@@ -7,6 +8,7 @@ from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2ve
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
+from rnn_jax.data.tagged import TagEncoder, TaggedSequence
 from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "RemoteFile",
     "StreamBatch",
     "Streams",
+    "TagEncoder",
+    "TaggedSequence",
     "Vocabulary",
     "builtin_text",
     "cache_folder",
@@ -35,6 +39,7 @@ __all__ = [
     "load_corpus",
     "load_word2vec",
     "pad",
+    "read_columns",
     "read_text",
     "save_word2vec",
     "windows",
