@@ -65,6 +65,14 @@ class CharLM(TrainingConfig):
     embedding_size: int | None = flag(64, "width of the embedding; none: that of the layer", group="model", minimum=1)
     tie_embeddings: bool = flag(False, "use the embedding as the matrix of the softmax", group="model")
     dropout: float = 0.0
+    variational_dropout: bool = flag(False, "drop the same activations at every step of a sequence", group="model")
+    weight_drop: float = flag(
+        0.0, "share of the elements of the recurrent matrices dropped", group="model", minimum=0, maximum=0.99
+    )
+    zoneout: float = flag(
+        0.0, "share of the state's units that keep their value at a step", group="model", minimum=0, maximum=0.99
+    )
+    residual: bool = flag(False, "add a layer's input to its output where widths agree", group="model")
     dtype: str = "float32"
 
     batch_size: int = 32
@@ -123,6 +131,10 @@ def train_model(config: CharLM, run: "Run") -> None:
             embedding_size=config.embedding_size,
             tie_embeddings=config.tie_embeddings,
             dropout=config.dropout,
+            variational_dropout=config.variational_dropout,
+            weight_drop=config.weight_drop,
+            zoneout=config.zoneout,
+            residual=config.residual,
             dtype=config.dtype,
         )
         tokens = jnp.zeros((1, config.batch_size), jnp.int32)
@@ -142,7 +154,7 @@ def train_model(config: CharLM, run: "Run") -> None:
         fresh = model.apply({"params": params}, (config.batch_size,), method="initial_carry")
         carry = jax.tree.map(lambda start, goes_on: jnp.where(batch.first, start, goes_on), fresh, carry)
         result: Any = model.apply(
-            {"params": params}, batch.inputs, carry, deterministic=config.dropout == 0, rngs={"dropout": key}
+            {"params": params}, batch.inputs, carry, deterministic=not model.is_random, rngs={"dropout": key}
         )
         carry, logits = result
         return losses.cross_entropy(logits, jnp.asarray(batch.targets)), carry

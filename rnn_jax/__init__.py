@@ -6,13 +6,26 @@ Write the equations of a cell as pure functions; `unroll` makes of them a fast, 
 from typing import TYPE_CHECKING, Any
 
 from rnn_jax import cells
-from rnn_jax.cells import CELLS, Cell, elman, from_function, gru, lstm
+from rnn_jax.cells import CELLS, Cell, elman, from_function, gru, jordan, lstm
+from rnn_jax.recurrence.teacher_forcing import teacher_forced
 from rnn_jax.unroll import unroll
 
 if TYPE_CHECKING:
     from rnn_jax.training.run import load
 
-__all__ = ["CELLS", "Cell", "cells", "elman", "from_function", "gru", "load", "lstm", "unroll"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "cells",
+    "elman",
+    "from_function",
+    "gru",
+    "jordan",
+    "load",
+    "lstm",
+    "teacher_forced",
+    "unroll",
+]
 
 
 def __getattr__(name: str) -> Any:

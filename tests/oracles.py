@@ -83,7 +83,20 @@ def gru(params, options):
     return step
 
 
-ORACLES = {"elman": elman, "lstm": lstm, "gru": gru}
+def jordan(params, options):
+    """Jordan 1986: the hidden layer sees the last output."""
+    phi, psi = PHI[options.get("activation", "tanh")], PHI[options.get("output_activation", "identity")]
+
+    def step(carry, x):
+        (y,) = carry
+        h = phi(x @ params["input"] + y @ params["recurrent"] + params["bias"])
+        y = psi(h @ params["output"] + params["output_bias"])
+        return (y,), y
+
+    return step
+
+
+ORACLES = {"elman": elman, "lstm": lstm, "gru": gru, "jordan": jordan}
 
 
 def run(step, carry, initial, inputs, mask, reset):

@@ -9,11 +9,12 @@ from typing import Any
 from rnn_jax.cells.base import ACTIVATIONS, Cell, cell_factory, from_function, matmul
 from rnn_jax.cells.elman import ElmanCarry, elman
 from rnn_jax.cells.gru import GRUCarry, gru
+from rnn_jax.cells.jordan import JordanCarry, jordan
 from rnn_jax.cells.learned_carry import learned_carry
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.cells.zoneout import draw_zoneout, zoneout
 
-CELLS: dict[str, Callable[..., Cell]] = {"elman": elman, "gru": gru, "lstm": lstm}
+CELLS: dict[str, Callable[..., Cell]] = {"elman": elman, "gru": gru, "jordan": jordan, "lstm": lstm}
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,12 +22,14 @@ __all__ = [
     "Cell",
     "ElmanCarry",
     "GRUCarry",
+    "JordanCarry",
     "LSTMCarry",
     "cell_factory",
     "draw_zoneout",
     "elman",
     "from_function",
     "gru",
+    "jordan",
     "learned_carry",
     "lstm",
     "make",

@@ -2,12 +2,13 @@
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, PyTree
 
 from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.cells.learned_carry import learned_carry
 from rnn_jax.cells.zoneout import Rates, draw_zoneout, zoneout
 from rnn_jax.layers.weight_drop import WeightDrop
+from rnn_jax.recurrence.teacher_forcing import teacher_forced
 from rnn_jax.typing import Carry, Dtype, Inputs, Params
 from rnn_jax.unroll import unroll
 
@@ -54,6 +55,7 @@ class Recurrent(nn.Module):
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         deterministic: bool = True,
+        targets: PyTree | None = None,
     ) -> tuple[Carry, Array]:
         """Run over a sequence.
 
@@ -62,10 +64,18 @@ class Recurrent(nn.Module):
             carry: the carry before the first step; None for the cell's initial carry.
             mask, reset: [T, B] bool, see `rnn_jax.unroll`.
             deterministic: True switches weight drop off, and zoneout to its expectation.
+            targets: [T, B, O], the true outputs, for a cell whose carry is its last output: each step then sees the
+                true one before it, and there is no loop; see `rnn_jax.teacher_forced`. The layer must run forwards and
+                be time-major.
 
         Returns:
             (carry, outputs [T, B, H]).
+
+        Raises:
+            ValueError: `targets` for a layer that runs backwards or is not time-major.
         """
+        if targets is not None and (self.reverse or not self.time_major):
+            raise ValueError("targets: expected a layer that runs forwards and is time-major")
         cell = cell_as_run(self.cell, self.zoneout, self.learned_carry)
         first = jax.tree.leaves(inputs)[0]
         params: Params = self.param("cell", cell.init, first.shape[-1])
@@ -79,6 +89,8 @@ class Recurrent(nn.Module):
                 leading = first.shape[: first.ndim - cell.feature_ndim]
                 masks = draw_zoneout(self.make_rng("dropout"), cell, self.zoneout, params, leading)
             inputs = (inputs, masks)
+        if targets is not None:
+            return teacher_forced(cell, params, inputs, targets, carry, mask=mask, reset=reset)
         return unroll(
             cell,
             params,

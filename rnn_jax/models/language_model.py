@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax import decoding, losses
 from rnn_jax.cells import make
-from rnn_jax.cells.base import cast_weights
 from rnn_jax.decoding import DecodeStep
-from rnn_jax.layers import Stack
-from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Tokens
+from rnn_jax.layers import Stack, VariationalDropout
+from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Projected, Tokens
 
 
 class LanguageModel(nn.Module):
@@ -31,6 +30,8 @@ class LanguageModel(nn.Module):
         tie_embeddings: W = Eᵀ (Press & Wolf 2017, arXiv 1608.05859; Inan et al. 2017, arXiv 1611.01462), after a linear
             map to `embedding_size` where the last layer has another width.
         dropout: rate on the input, between layers and before the softmax (Zaremba et al. 2014, arXiv 1409.2329).
+        variational_dropout: `dropout` draws one mask for a whole sequence.
+        weight_drop, zoneout, residual: see `rnn_jax.layers.Stack`.
         dtype: compute dtype of the matrix products.
     """
 
@@ -42,7 +43,16 @@ class LanguageModel(nn.Module):
     embedding_size: int | None = None
     tie_embeddings: bool = False
     dropout: float = 0.0
+    variational_dropout: bool = False
+    weight_drop: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
     dtype: str = "float32"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training needs the "dropout" random stream."""
+        return bool(self.dropout or self.weight_drop or self.zoneout)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -67,8 +77,16 @@ class LanguageModel(nn.Module):
             self.embedding = nn.Embed(
                 self.vocabulary_size, width, dtype=self.dtype, embedding_init=nn.initializers.normal(scale)
             )
-        self.stack = Stack([make(self.cell, width) for width in self.widths], dropout=self.dropout, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.stack = Stack(
+            [make(self.cell, width) for width in self.widths],
+            dropout=self.dropout,
+            variational=self.variational_dropout,
+            weight_drop=self.weight_drop,
+            zoneout=self.zoneout,
+            residual=self.residual,
+            dtype=self.dtype,
+        )
+        self.drop = VariationalDropout(self.dropout) if self.variational_dropout else nn.Dropout(self.dropout)
         if not self.tie_embeddings:
             self.readout = nn.Dense(self.vocabulary_size, dtype=self.dtype)
         else:
@@ -112,7 +130,7 @@ class LanguageModel(nn.Module):
             carry: one carry a layer, from a call before; None at the start of a text.
             mask: False = padding.
             reset: True forgets everything before that token (packed texts).
-            deterministic: True switches dropout off.
+            deterministic: True switches off what is random.
 
         Returns:
             (carry, logits [T, B, V]); logits[t] belongs to token t + 1.
@@ -126,26 +144,17 @@ class LanguageModel(nn.Module):
         carry, _ = self(jnp.zeros((0, *batch_shape), jnp.int32))
         return carry
 
-    def input_table(self) -> tuple[Array, ...]:
+    def input_table(self) -> Projected:
         """What the first layer makes of each symbol of the vocabulary: one array [V, H] per gate."""
-        first = self.stack.variables["params"]["layer_0"]["cell"]
-        cell = self.stack.cells[0]
-        return cell.project(cast_weights(first, self.dtype), self.embed(jnp.arange(self.vocabulary_size)))
+        return self.stack.project(self.embed(jnp.arange(self.vocabulary_size)))
 
     def decode(
-        self, table: tuple[Array, ...], carry: tuple[Carry, ...], tokens: Int[Array, "*B"]
+        self, table: Projected, carry: tuple[Carry, ...], tokens: Int[Array, "*B"]
     ) -> tuple[tuple[Carry, ...], Float[Array, "*B V"]]:
         """`__call__` for one token of each sequence, the first layer's input products looked up in `input_table`."""
-        params = self.stack.variables["params"]
-        carries = []
-        outputs = None
-        for index, (cell, layer_carry) in enumerate(zip(self.stack.cells, carry, strict=True)):
-            layer = cast_weights(params[f"layer_{index}"]["cell"], self.dtype)
-            projected = jax.tree.map(lambda x: x[tokens], table) if index == 0 else cell.project(layer, outputs)
-            layer_carry, outputs = cell.step(layer, layer_carry, projected)
-            carries.append(layer_carry)
-        assert outputs is not None
-        return tuple(carries), self.logits(outputs)
+        projected = jax.tree.map(lambda x: x[tokens], table)
+        carry, outputs = self.stack.step(carry, self.embed(tokens), projected)
+        return carry, self.logits(outputs)
 
     def log_prob(
         self,

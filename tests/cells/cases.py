@@ -27,6 +27,7 @@ ACTIVATIONS = {
     "elman": ({"activation": "sigmoid"}, {"activation": "hard_tanh"}, {"activation": "identity"}),
     "lstm": ({"activation": "softsign"},),
     "gru": ({"reset": "before", "activation": "relu"}, {"gate_activation": "hard_sigmoid"}),
+    "jordan": ({"activation": "relu", "output_activation": "sigmoid"},),
 }
 
 

@@ -17,6 +17,14 @@ VARIANTS = {
     "tied": {"tie_embeddings": True, "num_layers": 2},
     "tied through a map": {"tie_embeddings": True, "embedding_size": 5, "cell": "elman(activation=relu)"},
     "widths": {"hidden_size": (6, 4), "cell": "gru(reset=before)"},
+    "regularised": {
+        "embedding_size": 8,
+        "num_layers": 2,
+        "residual": True,
+        "zoneout": 0.3,
+        "weight_drop": 0.5,
+        "variational_dropout": True,
+    },
 }
 TOKENS = jax.random.randint(jax.random.key(0), (6, 3), 0, 11)
 
@@ -81,8 +89,12 @@ def test_a_continued_text_goes_on_from_its_carry():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_needs_its_stream_and_changes_the_logits():
-    model = LanguageModel(11, hidden_size=8, dropout=0.5)
+@pytest.mark.parametrize(
+    "options", [{"dropout": 0.5}, {"dropout": 0.5, "variational_dropout": True}, {"weight_drop": 0.5}, {"zoneout": 0.3}]
+)
+def test_what_is_random_needs_its_stream_and_changes_the_logits(options):
+    model = LanguageModel(11, cell="elman", hidden_size=8, **options)
+    assert model.is_random
     variables = model.init(jax.random.key(1), TOKENS)
     _, plain = model.apply(variables, TOKENS)
     _, dropped = model.apply(variables, TOKENS, deterministic=False, rngs={"dropout": jax.random.key(2)})
