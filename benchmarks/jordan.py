@@ -57,12 +57,12 @@ def rivals(
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jordan", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[512], help="time steps")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--length", type=int, default=512, help="time steps")
+    parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--features", type=int, default=32, help="of an input step")
     parser.add_argument("--hidden_size", type=int, default=64)
     parser.add_argument("--outputs", type=int, default=32, help="of an output step")
-    parser.add_argument("--seconds", type=float, default=10.0, help="time to spend on each length")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time to spend on each batch size")
     parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all alike")
     parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
     flags = parser.parse_args()
@@ -70,18 +70,18 @@ def main() -> None:
         timing.restart_with_malloc("benchmarks.jordan", sys.argv[1:])
 
     rows = []
-    sizes = {"batch": flags.batch_size, "features": flags.features, "hidden": flags.hidden_size}
-    sizes["outputs"] = flags.outputs
-    for length in flags.lengths:
-        calls, steps = rivals(length, **sizes)
+    for batch in flags.batch_sizes:
+        sizes = {"length": flags.length, "batch": batch, "features": flags.features}
+        sizes |= {"hidden": flags.hidden_size, "outputs": flags.outputs}
+        calls, steps = rivals(**sizes)
         once, scanned = steps["at_once"](), steps["scan"]()
         pairs = zip(jax.tree.leaves(once[1]), jax.tree.leaves(scanned[1]), strict=True)
         difference = max(float(jnp.abs(x - y).max() / jnp.abs(y).max()) for x, y in pairs)
         table = timing.summary(timing.alternate(calls, seconds=flags.seconds), "at_once")
-        rows.append({"length": length, **sizes, "gradient_difference": difference, "times": table})
+        rows.append({**sizes, "gradient_difference": difference, "times": table})
         for name, row in table.items():
             gain = f"  at once is {1 / row['ratio']:.1f} times as fast" if "ratio" in row else ""
-            print(f"T = {length:5} {name:9} {row['median_ms']:9.2f} ms{gain}", flush=True)
+            print(f"T = {flags.length}, B = {batch:3} {name:9} {row['median_ms']:9.2f} ms{gain}", flush=True)
         print(f"gradients of at_once and scan differ by {difference:.1e} of their largest element")
     print(timing.write("jordan", {"rows": rows}, flags.json))
 
