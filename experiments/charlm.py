@@ -101,7 +101,7 @@ def train_model(config: CharLM, run: "Run") -> None:
     import jax
     import jax.numpy as jnp
 
-    from experiments.train import describe_parameters, train
+    from experiments.train import describe_parameters, initial_params, train
     from rnn_jax import losses
     from rnn_jax.data import Streams, Vocabulary, load_corpus
     from rnn_jax.data.streams import StreamBatch
@@ -138,7 +138,7 @@ def train_model(config: CharLM, run: "Run") -> None:
             dtype=config.dtype,
         )
         tokens = jnp.zeros((1, config.batch_size), jnp.int32)
-        params = jax.jit(model.init)(jax.random.key(config.seed), tokens)["params"]
+        params = initial_params(model, jax.random.key(config.seed), tokens)
     run.begin(
         model=model,
         vocabulary=vocabulary,

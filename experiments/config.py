@@ -29,3 +29,7 @@ class TrainingConfig:
     eval_every: int | None = None
     checkpoint_every: int | None = None
     sample_every: int | None = None
+    sweep: str | None = None
+    sweep_samples: int | None = None
+    sweep_method: str = "auto"
+    halving: bool = False

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import shlex
 import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -77,7 +78,18 @@ def _check_cell(text: str) -> None:
     make(text, 1)
 
 
-_MODEL, _TRAINING, _RUN = "model", "training", "run"
+def _check_sweep(text: str) -> None:
+    from rnn_jax.sweep import Space
+
+    Space.parse(text)
+
+
+def _check_sweep_method(text: str) -> None:
+    if text not in ("auto", "vmap", "loop") and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"sweep_method: expected auto, vmap, loop or a positive number, found {text!r}")
+
+
+_MODEL, _TRAINING, _RUN, _SWEEP = "model", "training", "run", "sweep"
 
 # A field of one of these names needs nothing but its type and default.
 COMMON: dict[str, Flag] = {
@@ -110,6 +122,17 @@ COMMON: dict[str, Flag] = {
     "eval_every": Flag("steps from one evaluation to the next", _RUN, minimum=1, free=True),
     "checkpoint_every": Flag("steps from one checkpoint to the next", _RUN, minimum=1, free=True),
     "sample_every": Flag("steps from one sample to the next", _RUN, minimum=1, free=True),
+    "sweep": Flag(
+        "train once for each setting: 'learning_rate=log(1e-4,1e-1,8);cell=lstm,gru;seed=0..3'",
+        _SWEEP,
+        placeholder="SETTINGS",
+        check=_check_sweep,
+    ),
+    "sweep_samples": Flag("draw so many settings at random in place of all combinations", _SWEEP, minimum=1),
+    "sweep_method": Flag(
+        "runs executed at once: auto, vmap (all), loop (one), or a number", _SWEEP, check=_check_sweep_method
+    ),
+    "halving": Flag("at evaluations, end the worse half of the runs of a sweep", _SWEEP),
 }
 
 
@@ -185,6 +208,56 @@ def parse(arguments: Sequence[str], config_class: type) -> Parsed:
     return Parsed(config_class(**given), frozenset(given), modes)
 
 
+def assign(config: Config, settings: Mapping[str, Any], argument: str) -> Config:
+    """`config` with other values for some flags, written as on a command line.
+
+    Args:
+        config: the rest.
+        settings: name -> value or its text.
+        argument: the flag that names them, for errors.
+
+    Raises:
+        FlagError: a name that is no flag of a configuration, or a bad value.
+    """
+    known = {field.name: field for field in fields(type(config)) if field.flag.stored and field.flag.group != _SWEEP}
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the names are {', '.join(known)}"
+            raise FlagError(f"--{argument}: expected the name of a flag, found {name!r}; {hint}")
+    values = {name: _Parser(known[name]).parse(value) for name, value in settings.items()}
+    for name, value in values.items():
+        check = known[name].flag.check
+        if check is not None and value is not None:
+            with checked():
+                check(value)
+    if any(limit in values for limit in LIMITS):
+        values = dict.fromkeys((limit for limit in LIMITS if limit in known), None) | values
+    return dataclasses.replace(config, **values)  # pyright: ignore[reportArgumentType]
+
+
+def command(program: str, config: Any) -> str:
+    """The command line that gives this configuration."""
+    given = {}
+    for field in fields(type(config)):
+        value = getattr(config, field.name)
+        if field.flag.stored and value != field.default:
+            given[field.name] = value
+    if any(limit in given for limit in LIMITS):
+        # Giving one cancels the others, which need no mention then.
+        given = {name: value for name, value in given.items() if name not in LIMITS} | {
+            limit: value for limit in LIMITS if (value := getattr(config, limit, None)) is not None
+        }
+    arguments = [shlex.quote(f"--{name}={_written(value)}") for name, value in given.items()]
+    return " ".join([f"python -m {program}", *arguments])
+
+
+def _written(value: Any) -> str:
+    return (
+        ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if value is None else str(value)
+    )
+
+
 def stored(config: Any) -> dict[str, Any]:
     """The part of a configuration that belongs to its run."""
     return {field.name: getattr(config, field.name) for field in fields(type(config)) if field.flag.stored}
@@ -216,7 +289,7 @@ def help_text(config_class: type, program: str, width: int | None = None) -> str
         "",
         f"python -m {program} [--flag=value ...]",
     ]
-    for title in (own, *(group for group in (_MODEL, _TRAINING, _RUN) if group in groups)):
+    for title in (own, *(group for group in (_MODEL, _TRAINING, _RUN, _SWEEP) if group in groups)):
         if groups[title]:
             lines += ["", f"{title}:"]
         for field in groups[title]:

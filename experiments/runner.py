@@ -65,7 +65,13 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     run = None
     try:
         run = _open_run(name, parsed)
-        main(flags.restored(parsed.config, run.config), run)
+        config = flags.restored(parsed.config, run.config)
+        if getattr(config, "sweep", None) is not None:
+            from experiments.sweep import run_sweep
+
+            run_sweep(name, main, config, run)
+        else:
+            main(config, run)
         return 0
     except (flags.FlagError, DataError) as error:
         return _say(name, error, _BAD_INPUT)
@@ -88,6 +94,8 @@ def _open_run(name: str, parsed: flags.Parsed) -> Any:
 
     workdir = parsed.config.workdir
     for mode in sorted(parsed.modes):
+        if parsed.config.sweep is not None:
+            raise flags.FlagError(f"--{mode}: expected the folder of one run as --workdir and no --sweep, found both")
         if workdir is None:
             raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
     config, free = flags.stored(parsed.config), flags.free(type(parsed.config))

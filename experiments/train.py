@@ -1,5 +1,6 @@
 """The common way from a configuration to trained parameters."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,9 +8,9 @@ import jax
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
+from experiments.joint import SURROUNDINGS
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Batches
-from rnn_jax.training.display import Display
 from rnn_jax.training.loop import fit
 from rnn_jax.training.metrics import MetricsWriter
 from rnn_jax.training.optimizers import make_optimizer
@@ -103,18 +104,25 @@ def train(
     if sharding is not None:
         state = sharding.place(state)
     checkpoints = Checkpoints(run.path / "checkpoints")
-    display = Display(unit=unit)
+    around = SURROUNDINGS.get()
+    display = around.make_display(unit)
     if checkpoints.progress is None:
         display.message(f"training in {run.path}")
     else:
         display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
+    train_step = make_train_step(loss, optimizer, sharding=sharding)
+    seconds = None if config.max_seconds is None else config.max_seconds * around.time_factor
+    stop = StopRule(config.steps, config.epochs, seconds)
+    if around.on_evaluation is not None:
+        last_step = stop.last_step(batches.steps_per_epoch)
+        evaluate = _watched(evaluate, monitor, around.on_evaluation, config.eval_every, last_step)
     try:
         result = fit(
             state,
-            make_train_step(loss, optimizer, sharding=sharding),
+            around.share_steps(train_step),
             batches,
             schedule=rates,
-            stop=StopRule(config.steps, config.epochs, config.max_seconds),
+            stop=stop,
             evaluate=evaluate,
             eval_every=config.eval_every,
             monitor=monitor,
@@ -125,6 +133,7 @@ def train(
             checkpoint_every=config.checkpoint_every,
             writer=MetricsWriter(run.path),
             display=display,
+            steps_per_dispatch=around.steps_per_dispatch,
         )
         best = checkpoints.restore(result.state, best=True)
     finally:
@@ -133,6 +142,27 @@ def train(
     plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=monitor)
     progress = result.progress
     return Trained(best.params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+
+
+def _watched(
+    evaluate: Callable[[Any], Mapping[str, float]],
+    monitor: str,
+    watch: Callable[[Mapping[str, float], str], None],
+    eval_every: int | None,
+    last_step: int | None,
+) -> Callable[[Any], Mapping[str, float]]:
+    """`evaluate`, its values told to `watch` unless they are those of the end."""
+    count = 0
+
+    def evaluated(params: Any) -> Mapping[str, float]:
+        nonlocal count
+        count += 1
+        values = evaluate(params)
+        if eval_every is not None and (last_step is None or count * eval_every < last_step):
+            watch(values, monitor)
+        return values
+
+    return evaluated
 
 
 def _initial(source: str, params: Any) -> Any:
@@ -146,6 +176,12 @@ def _initial(source: str, params: Any) -> Any:
             f"--init_from: expected parameters of the same names and shapes as this model's, found others: {source}"
         )
     return loaded
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initial_params(model: Any, key: jax.Array, *inputs: Any) -> Any:
+    """The parameters of a Flax module, drawn by one program for all runs of equal models."""
+    return model.init(key, *inputs)["params"]
 
 
 def describe_parameters(params: Any) -> str:

@@ -77,6 +77,7 @@ class Dispatcher:
         max_seconds: float | int | None,
         interval: int | None,
         seconds: float = 0.0,
+        steps_per_dispatch: int | None = None,
     ):
         """Prepare; nothing runs yet.
 
@@ -89,6 +90,7 @@ class Dispatcher:
             max_seconds: the training time after which it ends, or None.
             interval: the smallest number of steps from one interruption by the caller to the next, or None.
             seconds: the training time used before.
+            steps_per_dispatch: how many steps go off together, where there are so many; None: as speed suggests.
         """
         self.state = state
         self.seconds_per_step = math.nan
@@ -103,7 +105,7 @@ class Dispatcher:
         self._started: float | None = None
         self._compiled: set[Any] = set()
         self._compile_seconds = 0.0
-        self._block_size: int | None = None
+        self._block_size = steps_per_dispatch
         # Rows of (steps, units, seconds): in all, and of late.
         self._total, self._window = np.zeros(3), np.zeros(3)
         self._recent: collections.deque[np.ndarray] = collections.deque()

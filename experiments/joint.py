@@ -1,0 +1,219 @@
+"""Several runs of one experiment at once, their training steps run as one program.
+
+Each run is the experiment as it is, on a thread of its own: its data, its evaluations, its folder. Only where a run
+would take a training step it waits for the others, and the steps of all are taken together. At any other time one
+thread alone is at work, so the runs need not know of each other.
+"""
+
+import contextvars
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.sweep import choose_method
+from rnn_jax.training.display import Display
+from rnn_jax.training.step import TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What `experiments.train.train` takes from outside a run: the defaults are those of a run alone.
+
+    Attributes:
+        share_steps: turns the training step of this run into one taken together with others.
+        make_display: unit -> what shows the training.
+        on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
+        time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
+        steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
+    """
+
+    share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
+    make_display: Callable[[str], Any] = lambda unit: Display(unit=unit)
+    on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
+    time_factor: int = 1
+    steps_per_dispatch: int | None = None
+
+
+ALONE = Surroundings()
+SURROUNDINGS: contextvars.ContextVar[Surroundings] = contextvars.ContextVar("surroundings", default=ALONE)
+
+
+class Joint:
+    """The meeting place of the runs.
+
+    Attributes:
+        method: "auto", "vmap", "loop" or a number of runs at once. "loop" is one run after the other, by one program.
+        programs: the joint programs compiled so far, by their shapes.
+    """
+
+    def __init__(self, count: int, method: str | int = "auto", memory: int | None = None):
+        """Prepare for `count` runs; `memory` is what a program may use in bytes, None: what is free."""
+        self.method = method
+        self.programs: dict[Any, Callable[..., Any]] = {}
+        self._chunks: dict[Any, int] = {}
+        self._memory = memory
+        self._active = count
+        self._waiting: list[_Request] = []
+        self._turn = threading.Condition(threading.Lock())
+
+    @contextmanager
+    def member(self) -> Iterator[None]:
+        """One run: it works when no other does. Left for good at the end of the block."""
+        with self._turn:
+            try:
+                yield
+            finally:
+                self._active -= 1
+                self._go_on()
+
+    def share_steps(self, train_step: TrainStep) -> TrainStep:
+        """`train_step` for one run, taken together with those of the others."""
+
+        def shared(state: Any, block: Any, learning_rates: Any) -> Any:
+            leaves = jax.tree.map(jnp.asarray, (state, block, learning_rates))
+            shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(leaves))
+            return self._meet(_Request((jax.tree.structure(leaves), shapes), train_step, leaves))
+
+        return shared
+
+    def agree(self, value: Any, decide: Callable[[list[Any]], list[Any]]) -> Any:
+        """Hand in a value, wait for those of all others at work, and receive this run's part of the decision."""
+        return self._meet(_Request("agree", decide, value))
+
+    def _meet(self, request: "_Request") -> Any:
+        self._waiting.append(request)
+        self._go_on()
+        while not request.done:
+            self._turn.wait()
+        if request.error is not None:
+            raise request.error
+        return request.result
+
+    def _go_on(self) -> None:
+        """Serve what the runs wait for, once all of them wait: steps first."""
+        if not self._waiting or len(self._waiting) < self._active:
+            return
+        steps = [request for request in self._waiting if request.kind != "agree"]
+        served = steps or self._waiting
+        groups: dict[Any, list[_Request]] = {}
+        for request in served:
+            groups.setdefault(request.kind, []).append(request)
+        for kind, group in groups.items():
+            try:
+                results = group[0].function([r.value for r in group]) if kind == "agree" else self._step(group)
+                for request, result in zip(group, results, strict=True):
+                    request.result = result
+            except Exception as error:  # every run must hear of it
+                for request in group:
+                    request.error = error
+            for request in group:
+                request.done = True
+        self._waiting = [request for request in self._waiting if not request.done]
+        self._turn.notify_all()
+
+    def _step(self, group: list["_Request"]) -> list[Any]:
+        kind, function = group[0].kind, group[0].function
+        if kind not in self._chunks:
+            self._chunks[kind] = self._chunk(function, group[0].value, len(group))
+        chunk = self._chunks[kind]
+        while chunk > 1 and 2 * len(group) <= chunk:
+            chunk = -(-chunk // 2)
+        results = []
+        while len(results) < len(group):
+            members = [request.value for request in group[len(results) : len(results) + chunk]]
+            # Runs that have left are made up for by copies of one that is here, or the program would change its shape.
+            padded = members + [jax.tree.map(jnp.copy, members[0]) for _ in range(chunk - len(members))]
+            arguments = tuple(zip(*padded, strict=True))
+            program = self._program(kind, function, arguments)
+            if program is None:
+                chunk = -(-chunk // 2)
+                continue
+            results += program(*arguments)[: len(members)]
+        self._chunks[kind] = chunk
+        return results
+
+    def _chunk(self, function: TrainStep, example: Any, count: int) -> int:
+        """How many runs to try to take at once."""
+        if isinstance(self.method, int):
+            return min(self.method, count)
+        if self.method == "loop" or (self.method == "auto" and choose_method(function, *example) == "map"):
+            return 1
+        return count
+
+    def _program(self, kind: Any, function: TrainStep, arguments: Any) -> Callable[..., list[Any]] | None:
+        """The program for so many runs; None where it needs more memory than there is."""
+        count = len(arguments[0])
+        if (kind, count) not in self.programs:
+            if count == 1:
+                self.programs[kind, 1] = lambda states, blocks, rates: [function(states[0], blocks[0], rates[0])]
+            else:
+                compiled = jax.jit(_together(function), donate_argnums=0).lower(*arguments).compile()
+                if bytes_needed(compiled) > self._free():
+                    return None
+                self.programs[kind, count] = compiled
+        return self.programs[kind, count]
+
+    def _free(self) -> int:
+        return free_memory() if self._memory is None else self._memory
+
+
+@dataclasses.dataclass
+class _Request:
+    kind: Any
+    function: Any
+    value: Any
+    result: Any = None
+    error: Exception | None = None
+    done: bool = False
+
+
+def _together(function: TrainStep) -> Callable[..., list[Any]]:
+    def joint(*arguments: Any) -> list[Any]:
+        stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *argument) for argument in arguments]
+        result = jax.vmap(function)(*stacked)
+        return [jax.tree.map(lambda leaf, run=run: leaf[run], result) for run in range(len(arguments[0]))]
+
+    return joint
+
+
+def bytes_needed(compiled: Any) -> int:
+    """The memory of a compiled program by XLA's own account; 0 where the backend keeps none."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def free_memory() -> int:
+    """Bytes that may be used: of the first device where it tells, else of this machine."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return int(0.8 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":") for line in lines)
+        return int(0.6 * 1024 * int(fields["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return 2**31
+
+
+def halve(keep: float) -> Callable[[list[float]], list[bool]]:
+    """Successive halving (Jamieson & Talwalkar 2016): the values of all runs -> whether each goes on.
+
+    Args:
+        keep: the share that goes on, those of the smallest values.
+    """
+
+    def decide(values: list[float]) -> list[bool]:
+        wanted = max(1, round(keep * len(values)))
+        order = np.argsort([value if np.isfinite(value) else np.inf for value in values], kind="stable")
+        chosen = set(order[:wanted].tolist())
+        return [number in chosen for number in range(len(values))]
+
+    return decide

@@ -1,0 +1,288 @@
+"""Sweeps: one function for many settings of its arguments, as one program where they allow it."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Value = int | float | str
+
+_NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
+_RANGE = re.compile(r"(-?\d+)\s*\.\.\s*(-?\d+)$")
+_CALL = re.compile(r"(log|lin)\((.*)\)$")
+
+# Under vmap the products of a recurrent loop become batched ones, which XLA:CPU does not hand to its matrix kernels:
+# from about this many elements of a weight matrix on, one run after the other is faster (benchmarks/sweep.py).
+SMALL_MATRIX = 8192
+
+
+class SpaceError(ValueError):
+    """A sweep expression that cannot be read: one line that quotes the place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What one name takes on.
+
+    Attributes:
+        name: of the argument.
+        values: all of them, for a grid.
+        scale: for random draws: "log" or "lin" between the first and the last value, "int" the whole numbers between
+            them, "choice" one of them.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    scale: str = "choice"
+
+    def draw(self, random: np.random.Generator) -> Value:
+        """One value at random."""
+        first, last = self.values[0], self.values[-1]
+        if self.scale == "choice" or isinstance(first, str) or isinstance(last, str):
+            return self.values[random.integers(len(self.values))]
+        if self.scale == "int":
+            return int(random.integers(int(first), int(last) + 1))
+        if self.scale == "log":
+            return _rounded(math.exp(random.uniform(math.log(first), math.log(last))))
+        return _rounded(random.uniform(first, last))
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The settings of a sweep, as text: `learning_rate=log(1e-4,1e-1,8);clip_norm=1,5;seed=0..3`.
+
+    Names are separated by `;`. The values of a name are a list `1,5` or `lstm,gru(reset=before)`; a range of whole
+    numbers with both ends `0..3`; `log(low,high,count)`, evenly spaced on a logarithmic scale; `lin(low,high,count)`.
+    """
+
+    axes: tuple[Axis, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Space":
+        """Read the text.
+
+        Raises:
+            SpaceError: it cannot be read; a name comes twice.
+        """
+        axes: list[Axis] = []
+        for start, part in _split(text, ";"):
+            if not part.strip():
+                continue
+            head = _NAME.match(part)
+            if head is None:
+                raise _error("expected name=values", text, start, part)
+            axis = _axis(head.group(1), part[head.end() :], text, start + head.end())
+            if axis.name in {other.name for other in axes}:
+                raise _error(f"expected {axis.name} once", text, start, part)
+            axes.append(axis)
+        if not axes:
+            raise SpaceError(f"sweep: expected name=values;name=values, found {text!r}")
+        return cls(tuple(axes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order of the text."""
+        return tuple(axis.name for axis in self.axes)
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every combination, the last name changing fastest."""
+        values = itertools.product(*(axis.values for axis in self.axes))
+        return [dict(zip(self.names, chosen, strict=True)) for chosen in values]
+
+    def sample(self, count: int, seed: int = 0) -> list[dict[str, Value]]:
+        """`count` combinations drawn at random (Bergstra & Bengio 2012): log and lin from the whole interval."""
+        random = np.random.default_rng(seed)
+        return [{axis.name: axis.draw(random) for axis in self.axes} for _ in range(count)]
+
+
+def _split(text: str, separator: str) -> Iterator[tuple[int, str]]:
+    """The parts of a text between separators outside parentheses, each with the place where it starts."""
+    depth = start = 0
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            yield start, text[start:place]
+            start = place + 1
+    yield start, text[start:]
+
+
+def _axis(name: str, values: str, text: str, start: int) -> Axis:
+    stripped = values.strip()
+    place = start + len(values) - len(values.lstrip())
+    if match := _RANGE.match(stripped):
+        low, high = int(match.group(1)), int(match.group(2))
+        if high < low:
+            raise _error("expected a range from the smaller to the larger number", text, place, stripped)
+        return Axis(name, tuple(range(low, high + 1)), "int")
+    if match := _CALL.match(stripped):
+        scale = match.group(1)
+        try:
+            low, high, count = (float(number) for number in match.group(2).split(","))
+        except ValueError:
+            raise _error(f"expected {scale}(low,high,count)", text, place, stripped) from None
+        if count != int(count) or count < 1 or not low <= high or (scale == "log" and low <= 0):
+            positive = "0 < " if scale == "log" else ""
+            raise _error(f"expected {scale}(low,high,count), {positive}low <= high, count >= 1", text, place, stripped)
+        spaced = np.geomspace if scale == "log" else np.linspace
+        return Axis(name, tuple(_rounded(float(value)) for value in spaced(low, high, int(count))), scale)
+    parts = [part.strip() for _, part in _split(values, ",")]
+    if values.count("(") != values.count(")"):
+        raise _error("expected parentheses in pairs", text, place, stripped)
+    if "" in parts:
+        raise _error("expected values between commas", text, place, stripped)
+    return Axis(name, tuple(map(_value, parts)))
+
+
+def _value(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _rounded(value: float) -> float:
+    # Six digits: a setting can then be written down and run again alone.
+    return float(f"{value:.6g}")
+
+
+def _error(expectation: str, text: str, place: int, found: str) -> SpaceError:
+    return SpaceError(f"sweep: {expectation} at character {place + 1} of {text!r}, found {found!r}")
+
+
+class SweepResult(NamedTuple):
+    """What a sweep gave.
+
+    Attributes:
+        settings: one dict a run.
+        results: what the function returned, every leaf with a leading axis of runs.
+    """
+
+    settings: list[dict[str, Value]]
+    results: Any
+
+
+def sweep(
+    function: Callable[..., Any],
+    space: Space | str | Sequence[Mapping[str, Value]],
+    *,
+    method: str | int = "auto",
+    static: Sequence[str] = (),
+) -> SweepResult:
+    """Call a pure function for every setting.
+
+    Numbers are traced: all runs that differ in numbers alone are one compiled program. Texts, and the names in
+    `static` (whatever decides shapes), are given as they are, one program for each combination of them.
+
+    Args:
+        function: pure and jittable; takes the names as keyword arguments, returns a pytree of arrays.
+        space: a `Space`, its text, or a list of settings.
+        method: how the runs of one program are executed: "vmap", all at once; a number, so many at once, one batch
+            after the other; "map", one after the other (`lax.map`); "devices", spread over all devices, vmapped on
+            each; "auto": see `choose_method`.
+        static: names to be handed over untraced.
+
+    Raises:
+        SpaceError: a text that is no space.
+        ValueError: an unknown method.
+
+    >>> found = sweep(lambda x, power: x**power, "x=1..3;power=2,3", static=["power"])
+    >>> found.results.tolist()
+    [1, 1, 4, 8, 9, 27]
+    """
+    if isinstance(space, str):
+        space = Space.parse(space)
+    settings = space.grid() if isinstance(space, Space) else [dict(setting) for setting in space]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, setting in enumerate(settings):
+        fixed = tuple((n, v) for n, v in setting.items() if n in static or isinstance(v, str))
+        groups.setdefault(fixed, []).append(number)
+    order, parts = [], []
+    for fixed, members in groups.items():
+        traced = [name for name in settings[members[0]] if name not in dict(fixed)]
+        arguments = {name: jnp.asarray([settings[number][name] for number in members]) for name in traced}
+        parts.append(_run(lambda chosen, fixed=fixed: function(**dict(fixed), **chosen), arguments, members, method))
+        order += members
+    places = np.argsort(order)
+    return SweepResult(settings, jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts))
+
+
+def _run(function: Callable[[Any], Any], arguments: Any, members: list[int], method: str | int) -> Any:
+    count = len(members)
+    if not arguments:
+        result = jax.jit(function)(arguments)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), result)
+    if method == "auto":
+        method = choose_method(function, jax.tree.map(lambda leaf: leaf[0], arguments))
+    if method == "devices":
+        return _over_devices(function, arguments, count)
+    return jax.jit(over_runs(function, method))(arguments)
+
+
+def over_runs(function: Callable[..., Any], method: str | int) -> Callable[..., Any]:
+    """The function for all runs: every argument and result with a leading axis of runs.
+
+    Args:
+        function: of one run.
+        method: "vmap", "map" or a number, see `sweep`.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method == "vmap":
+        return jax.vmap(function)
+    if method == "map" or method == 1:
+        return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments)
+    if isinstance(method, int) and method > 1:
+        return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments, batch_size=method)
+    raise ValueError(f"method: expected auto, vmap, map, devices or a positive number, found {method!r}")
+
+
+def _over_devices(function: Callable[[Any], Any], arguments: Any, count: int) -> Any:
+    devices = np.array(jax.devices())
+    # The last run again, until the devices divide them.
+    padded = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], -count % len(devices), axis=0)]), arguments
+    )
+    placed = jax.device_put(padded, NamedSharding(Mesh(devices, ("runs",)), PartitionSpec("runs")))
+    return jax.tree.map(lambda leaf: leaf[:count], jax.jit(jax.vmap(function))(placed))
+
+
+def choose_method(function: Callable[..., Any], *example: Any) -> str:
+    """ "vmap" or "map", whichever is the faster way to run a function for many settings on this backend.
+
+    An accelerator wants all runs at once. So does a CPU as long as the matrices that loops multiply by are small
+    (`SMALL_MATRIX`); for larger ones batched products inside a loop run slower than one run after the other.
+
+    Args:
+        function: of one run.
+        example: its arguments, arrays or shapes.
+    """
+    if jax.default_backend() != "cpu":
+        return "vmap"
+    jaxpr = jax.make_jaxpr(function)(*example).jaxpr
+    return "vmap" if _largest_factor(jaxpr, in_loop=False) <= SMALL_MATRIX else "map"
+
+
+def _largest_factor(jaxpr: Any, in_loop: bool) -> int:
+    """Elements of the largest matrix by which a loop multiplies; 0 where no loop multiplies."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general" and in_loop:
+            largest = max(largest, *(var.aval.size for var in equation.invars))
+        inside = in_loop or equation.primitive.name in ("scan", "while")
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                largest = max(largest, _largest_factor(inner, inside))
+    return largest

@@ -1,0 +1,205 @@
+"""--sweep: runs trained together are the runs alone."""
+
+import csv
+import json
+import math
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from test_runner import run
+
+from experiments import joint, sweep
+from experiments.charlm import CharLM, main
+from experiments.flags import FlagError, assign, command, parse
+from experiments.joint import Joint, halve
+from experiments.runner import run_experiment
+from rnn_jax.training.metrics import read_metrics
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The joint programs that sweeps compile: (runs, ) of each."""
+    made = []
+    together = joint._together
+
+    def counted(function):
+        made.append(function)
+        return together(function)
+
+    monkeypatch.setattr(joint, "_together", counted)
+    return made
+
+
+def table(folder):
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def losses(folder):
+    lines = read_metrics(folder / "metrics.jsonl")
+    return {(line["step"], line["split"]): line.get("loss", line.get("val_loss")) for line in lines}
+
+
+FLAGS = ("--steps=40", "--eval_every=20", "--clip_norm=0.5")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Two of the runs of a sweep, each started by itself: the losses by the number of the run."""
+    folder = tmp_path_factory.mktemp("alone")
+    chosen = {0: ("--learning_rate=0.001", "--seed=0"), 3: ("--learning_rate=0.03", "--seed=1")}
+    for number, flags in chosen.items():
+        assert run(*FLAGS, *flags, f"--workdir={number}", folder=folder)[0] == 0
+    return {number: losses(folder / str(number)) for number in chosen}
+
+
+@pytest.mark.parametrize("method", ["vmap", "loop", "3"])
+def test_a_sweep_gives_the_losses_of_its_runs(method, alone, tmp_path, programs):
+    settings = "learning_rate=log(0.001,0.03,2);seed=0..1"
+    code, output, errors = run(
+        *FLAGS, f"--sweep={settings}", f"--sweep_method={method}", "--workdir=s", folder=tmp_path
+    )
+    assert code == 0, errors
+    assert len(programs) == (method != "loop")
+    rows = table(tmp_path / "s")
+    assert [row["status"] for row in rows] == ["done"] * 4
+    for number, expected in alone.items():
+        found = losses(tmp_path / "s" / "runs" / f"00{number}")
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert result["best_run"] == int(best["run"])
+    assert result["metrics"]["val_loss"] == float(best["val_loss"])
+    assert result["command"].split()[:3] == ["python", "-m", "experiments.toy"]
+    assert f"--learning_rate={float(best['learning_rate'])}" in result["command"]
+    plots = {"sweep_loss.png", "sweep_learning_rate.png", "sweep_seed.png"}
+    assert plots <= {path.name for path in (tmp_path / "s").iterdir()}
+    assert "share of the variance explained: learning_rate" in output
+
+
+def test_a_run_that_diverges_is_reported_and_the_others_go_on(tmp_path, programs):
+    code, output, errors = run(
+        "--sweep=bad_step=none,7;seed=0,1", "--sweep_method=vmap", "--steps=10", "--workdir=s", folder=tmp_path
+    )
+    assert code == 0, errors
+    assert [row["status"] for row in table(tmp_path / "s")] == ["done", "done", "diverged", "diverged"]
+    assert "diverged: runs 2, 3" in output
+    # What decides the program is compared field by field, so the two kinds were two groups.
+    assert len(programs) == 2
+
+
+def test_halving_keeps_the_better_half(tmp_path):
+    arguments = ("--sweep=learning_rate=1e-5,1e-4,1e-3,0.1", "--halving", "--steps=40", "--eval_every=10")
+    code, _, errors = run(*arguments, "--workdir=s", folder=tmp_path)
+    assert code == 0, errors
+    rows = table(tmp_path / "s")
+    assert [row["status"] for row in rows] == ["halved", "halved", "halved", "done"]
+    steps = [max(step for step, _ in losses(tmp_path / "s" / "runs" / f"00{number}")) for number in range(4)]
+    assert steps == [10, 10, 20, 40]
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    arguments = ("--sweep=batch_size=2,4", "--steps=10")
+    assert run(*arguments, "--workdir=whole", folder=tmp_path)[0] == 0
+    real, groups = sweep._train_group, []
+
+    def first_only(*group):
+        groups.append(group[2])
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        real(*group)
+
+    monkeypatch.setattr(sweep, "_train_group", first_only)
+    assert run(*arguments, "--workdir=s", folder=tmp_path)[0] == 130
+    assert [row["status"] for row in table(tmp_path / "s")] == ["done"]
+    monkeypatch.setattr(sweep, "_train_group", lambda *group: (groups.append(group[2]), real(*group)))
+    assert run("--workdir=s", folder=tmp_path)[0] == 0
+    assert [len(group) for group in groups] == [1, 1, 1]
+    assert table(tmp_path / "s") == table(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--sweep=learning_rate"],
+            "--sweep: expected name=values at character 1 of 'learning_rate', found 'learning_rate'",
+        ),
+        (
+            ["--sweep=lerning_rate=1,2"],
+            "--sweep: expected the name of a flag, found 'lerning_rate'; did you mean learning_rate?",
+        ),
+        (["--sweep=workdir=a,b"], "--sweep: expected the name of a flag, found 'workdir'"),
+        (["--sweep=batch_size=0,4"], "--batch_size: expected a whole number at least 1, found 0"),
+        (["--sweep=seed=0..1", "--halving", "--eval_every=none"], "--halving: expected --eval_every too"),
+        (
+            ["--sweep=seed=0..1", "--sweep_method=fast"],
+            "--sweep_method: expected auto, vmap, loop or a positive number",
+        ),
+        (["--sweep=seed=0..1", "--show", "--workdir=x"], "--show: expected the folder of one run"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path):
+    code, _, errors = run(*arguments, folder=tmp_path)
+    assert code == 2
+    assert errors.startswith(f"toy: {message}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_charlm_together_and_alone(tmp_path, monkeypatch, capsys, programs):
+    """Truncated backpropagation with a carry, dropout and sampling."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    flags = [f"--corpus={corpus}", "--hidden_size=5", "--batch_size=4", "--bptt=6", "--steps=100", "--eval_every=50"]
+    flags += ["--dropout=0.2", "--sample_length=5", "--cell=gru", "--warmup=3"]
+
+    def start(*more):
+        with pytest.raises(SystemExit) as end:
+            run_experiment("charlm", CharLM, main, [*flags, *more])
+        assert end.value.code == 0, capsys.readouterr().err
+
+    start("--sweep=learning_rate=1e-3,1e-2", "--sweep_method=vmap", f"--workdir={tmp_path / 's'}")
+    assert len(programs) == 1
+    start("--learning_rate=1e-2", f"--workdir={tmp_path / 'alone'}")
+    expected, found = losses(tmp_path / "alone"), losses(tmp_path / "s" / "runs" / "001")
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+    alone, swept = (json.loads((tmp_path / p / "result.json").read_text()) for p in ("alone", "s/runs/001"))
+    assert swept["config"] == alone["config"]
+    assert swept["metrics"]["val_loss"] == pytest.approx(alone["metrics"]["val_loss"], rel=1e-5)
+
+
+def test_halving_never_keeps_what_is_not_finite():
+    assert halve(0.5)([3.0, math.nan, 1.0, math.inf]) == [True, False, True, False]
+    assert halve(0.5)([2.0]) == [True]
+
+
+def test_too_little_memory_makes_chunks():
+    def step(state, block, rates):
+        return state + block * rates, {"loss": state}
+
+    group = [
+        joint._Request("step", step, (jax.numpy.ones(1000), jax.numpy.ones(1000), jax.numpy.ones(1))) for _ in range(4)
+    ]
+    roomy, tight = Joint(4, "vmap", memory=10**9), Joint(4, "vmap", memory=1)
+    for place, sizes in ((roomy, [4]), (tight, [1])):
+        results = place._step([joint._Request("step", step, jax.tree.map(jax.numpy.copy, r.value)) for r in group])
+        assert [float(state[0]) for state, _ in results] == [2.0] * 4
+        assert [count for _, count in place.programs] == sizes
+
+
+def test_a_command_gives_its_configuration_back():
+    config = assign(
+        CharLM(), {"cell": "gru(reset=before)", "hidden_size": 32, "steps": 7, "clip_norm": "none"}, "sweep"
+    )
+    line = command("experiments.charlm", config)
+    assert parse(shlex.split(line)[3:], CharLM).config == config
+
+
+def test_a_swept_name_is_checked_like_its_flag():
+    with pytest.raises(FlagError, match="--cell: expected one of"):
+        assign(CharLM(), {"cell": "gruu"}, "sweep")

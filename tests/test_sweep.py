@@ -1,0 +1,116 @@
+"""Sweep expressions, and one function for many settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax.sweep import Space, SpaceError, choose_method, over_runs, sweep
+
+
+def test_every_kind_of_axis():
+    space = Space.parse(
+        " learning_rate = log(1e-4, 1e-1, 4) ; clip_norm=1,2.5;cell=lstm, gru(reset=before) ;seed=-1..1;x=lin(0,1,3);"
+    )
+    assert space.names == ("learning_rate", "clip_norm", "cell", "seed", "x")
+    values = [axis.values for axis in space.axes]
+    assert values == [(1e-4, 1e-3, 1e-2, 1e-1), (1, 2.5), ("lstm", "gru(reset=before)"), (-1, 0, 1), (0.0, 0.5, 1.0)]
+
+
+def test_the_grid_is_every_combination_the_last_name_fastest():
+    grid = Space.parse("a=1,2;b=x,y").grid()
+    assert grid == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}]
+
+
+def test_random_settings_fill_the_intervals():
+    space = Space.parse("rate=log(1e-4,1,2);width=3..5;share=lin(0,2,2);cell=lstm,gru")
+    drawn = space.sample(2000)
+    rates = np.log10([setting["rate"] for setting in drawn])
+    # Uniform on a logarithmic scale: mean -2, deviation 4 / sqrt(12), five standard errors allowed.
+    assert abs(rates.mean() + 2) < 5 * 4 / np.sqrt(12 * 2000)
+    assert rates.min() >= -4
+    assert rates.max() <= 0
+    assert {setting["width"] for setting in drawn} == {3, 4, 5}
+    assert {setting["cell"] for setting in drawn} == {"lstm", "gru"}
+    assert len({setting["share"] for setting in drawn}) > 1900
+    assert space.sample(3, seed=1) != space.sample(3, seed=2)
+    assert space.sample(3, seed=1) == space.sample(3, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "expected name=values"),
+        ("1e-3,1e-2", "expected name=values at character 1 "),
+        ("a=1;b", "expected name=values at character 5 of 'a=1;b', found 'b'"),
+        ("a=1;a=2", "expected a once at character 5"),
+        ("a=1,,2", "values between commas at character 3"),
+        ("a=", "values between commas"),
+        ("a=log(1,2)", r"expected log\(low,high,count\) at character 3"),
+        ("seed=0;a= log(0,2,3)", "0 < low <= high, count >= 1 at character 11"),
+        ("a=lin(2,1,3)", "low <= high"),
+        ("a=log(1,2,2.5)", "count"),
+        ("a=3..1", "from the smaller to the larger number"),
+        ("a=gru(reset=before", "parentheses in pairs"),
+    ],
+)
+def test_what_is_no_space_is_shown_where(text, match):
+    with pytest.raises(SpaceError, match=match):
+        Space.parse(text)
+
+
+def train(learning_rate, momentum=0.0, steps=20, power="2"):
+    """Gradient descent on |x|^power: a whole training as a pure function."""
+
+    def step(state, _):
+        x, velocity = state
+        velocity = momentum * velocity - learning_rate * jax.grad(lambda x: jnp.abs(x) ** int(power))(x)
+        return (x + velocity, velocity), x
+
+    return jax.lax.scan(step, (jnp.float32(1), jnp.float32(0)), None, length=steps)[1]
+
+
+@pytest.mark.parametrize("method", ["auto", "vmap", "map", "devices", 3, 1])
+def test_a_sweep_equals_its_runs(method):
+    space = "learning_rate=log(1e-3,3e-1,4);momentum=0.0,0.9;power=2,3"
+    texts = [dict(setting, power=str(setting["power"])) for setting in Space.parse(space).grid()]
+    found = sweep(train, texts, method=method)
+    assert found.settings == texts
+    for setting, result in zip(found.settings, found.results, strict=True):
+        np.testing.assert_allclose(result, train(**setting), rtol=1e-6, atol=1e-7)
+
+
+def test_one_program_for_each_combination_of_static_values():
+    traces = []
+
+    def function(x, size, kind):
+        traces.append((size, kind))
+        return x * jnp.ones(()) * size
+
+    found = sweep(function, "x=1.0,2.0,3.0;size=2,4;kind=a,b", static=["size"], method="vmap")
+    assert sorted(traces) == [(2, "a"), (2, "b"), (4, "a"), (4, "b")]
+    np.testing.assert_array_equal(found.results, [s["x"] * s["size"] for s in found.settings])
+
+
+def test_settings_that_differ_in_texts_alone():
+    found = sweep(lambda kind: jnp.asarray(len(kind)), "kind=a,bb,ccc")
+    assert found.results.tolist() == [1, 2, 3]
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(
+        ValueError, match="method: expected auto, vmap, map, devices or a positive number, found 'fast'"
+    ):
+        over_runs(jnp.sin, "fast")
+
+
+@pytest.mark.parametrize(("width", "expected"), [(16, "vmap"), (512, "map")])
+def test_on_a_cpu_the_matrices_of_loops_decide(width, expected):
+    weights = jnp.ones((width, width))
+
+    def loop(rate):
+        return jax.lax.scan(lambda h, _: (rate * h @ weights, None), jnp.ones((2, width)), None, length=3)[0]
+
+    assert choose_method(loop, 0.5) == (expected if jax.default_backend() == "cpu" else "vmap")
+    # A product outside any loop does not count.
+    assert choose_method(lambda rate: rate * weights @ weights, 0.5) == "vmap"
