@@ -174,7 +174,7 @@ def test_help(width):
     assert lines[:3] == ["A thing to learn.", "", "With a second paragraph."]
     assert max(map(len, lines)) <= width
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["thing:", "model:", "training:", "run:"]
+    assert headings == ["thing:", "model:", "training:", "run:", "sweep:"]
     for field in dataclasses.fields(Config):
         assert text.count(f"--{field.name}=") + text.count(f"--{field.name} ") + text.count(f"--no{field.name} ") == 1
     flat = " ".join(text.split())
