@@ -66,10 +66,8 @@ THREE = rnn_jax.elman(FEATURES, recurrent_init="uniform")
 
 MODELS = {
     "stack": Model(Stack([LSTM, ELMAN], zoneout=0.2, learned_carry=True)),
-    "skip stack": Model(Stack([ELMAN, ELMAN], skip=True)),
-    "bidirectional": Model(Bidirectional(ELMAN, GRU, merge="multiply")),
     "bidirectional stack": Model(Stack([THREE, THREE], bidirectional=True, merge="sum", residual=True)),
-    "two stacks": Model(Bidirectional(Stack([ELMAN, ELMAN], residual=True))),
+    "two stacks": Model(Bidirectional(Stack([ELMAN, ELMAN], skip=True), Stack([GRU]))),
     "pooling": Model(Pooled(), call=lambda apply, inputs, mask: apply(inputs, mask=mask), outputs="example"),
     "output feedback": Model(OutputFeedback(Stack([ELMAN]), SYMBOLS, 2), call=with_targets),
     "language model": Model(LanguageModel(SYMBOLS, "elman", 4), tokens=True),
