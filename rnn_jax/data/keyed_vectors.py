@@ -67,12 +67,12 @@ class KeyedVectors:
             raise DataError(f"{argument}: expected one of the {len(self.words):,} words, found {word!r}{hint}")
         return self.index[word]
 
-    def nearest(self, word: str, count: int = 10) -> list[Neighbour]:
-        """The words of the largest cosine with `word`, without itself."""
+    def nearest(self, word: str, count: int = 10, limit: int | None = None) -> list[Neighbour]:
+        """The words of the largest cosine with `word`, without itself, among the `limit` most frequent ones."""
         row = self.row(word)
-        scores = self.unit_vectors @ self.unit_vectors[row]
-        scores[row] = -np.inf
-        return self._best(scores, min(count, len(self.words) - 1))
+        scores = self.unit_vectors[:limit] @ self.unit_vectors[row]
+        scores[row : row + 1] = -np.inf
+        return self._best(scores, min(count, len(scores) - (row < len(scores))))
 
     def odd_one_out(self, words: list[str]) -> str:
         """The word of the smallest cosine with the mean of them all (each at length 1)."""

@@ -1,5 +1,6 @@
-"""Flax Linen models."""
+"""Models: Flax Linen modules, and word vectors, which are two tables."""
 
 from rnn_jax.models.language_model import LanguageModel
+from rnn_jax.models.word_vectors import WordVectors
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "WordVectors"]

@@ -22,6 +22,8 @@ def test_nearest_are_those_of_the_largest_cosine(royal):
     assert [neighbour.word for neighbour in found] == ["queen", "man"]
     assert found[0].score == pytest.approx(4 / 6, abs=1e-6)
     assert len(royal.nearest("king", 99)) == 4
+    assert [neighbour.word for neighbour in royal.nearest("king", 99, limit=3)] == ["man", "woman"]
+    assert [neighbour.word for neighbour in royal.nearest("queen", 99, limit=2)] == ["woman", "man"]
 
 
 def test_odd_one_out(royal):
