@@ -29,6 +29,7 @@ class Surroundings:
         share_steps: turns the training step of this run into one taken together with others.
         make_display: unit -> what shows the training.
         on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
+        on_trained: told the name of the monitored metric and the values of the best evaluation.
         time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
         steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
     """
@@ -36,6 +37,7 @@ class Surroundings:
     share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
     make_display: Callable[[str], Any] = lambda unit: Display(unit=unit)
     on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
+    on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     time_factor: int = 1
     steps_per_dispatch: int | None = None
 

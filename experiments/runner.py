@@ -94,7 +94,7 @@ def _open_run(name: str, parsed: flags.Parsed) -> Any:
 
     workdir = parsed.config.workdir
     for mode in sorted(parsed.modes):
-        if parsed.config.sweep is not None:
+        if getattr(parsed.config, "sweep", None) is not None:
             raise flags.FlagError(f"--{mode}: expected the folder of one run as --workdir and no --sweep, found both")
         if workdir is None:
             raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")

@@ -62,6 +62,8 @@ class SkipGram:
     seed: int = 0
     workdir: str | None = None
     init_from: str | None = None
+    sweep: str | None = None
+    sweep_samples: int | None = None
 
 
 class Corpus(NamedTuple):

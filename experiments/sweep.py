@@ -52,7 +52,7 @@ class Member:
         path: its folder, that of a run like any other.
         status: done, diverged or halved; "": not finished.
         metrics: the final ones, or those known when it ended.
-        monitor: the name of the metric that training minimises.
+        monitor: the name of the metric that training minimises; "": training knows none.
     """
 
     number: int
@@ -61,8 +61,12 @@ class Member:
     path: Path
     status: str = ""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    monitor: str = "val_loss"
+    monitor: str = ""
     error: BaseException | None = None
+
+    def trained(self, monitor: str, values: Mapping[str, float]) -> None:
+        """Keep the best evaluation, by which runs are compared."""
+        self.monitor, self.metrics = monitor, {name: float(value) for name, value in values.items()}
 
     def remember(self) -> None:
         """Keep how the run ended beside it, so that a resumed sweep need not train it again."""
@@ -86,7 +90,9 @@ def members_of(config: Any, path: Path) -> list[Member]:
         FlagError: names that are no flags, values that their flags refuse.
     """
     space = Space.parse(config.sweep)
-    alone = dataclasses.replace(config, sweep=None, sweep_samples=None, sweep_method="auto", halving=False)
+    neutral = {"sweep": None, "sweep_samples": None, "sweep_method": "auto", "halving": False}
+    own = {field.name for field in dataclasses.fields(config)}
+    alone = dataclasses.replace(config, **{name: value for name, value in neutral.items() if name in own})
     settings = space.grid() if config.sweep_samples is None else space.sample(config.sweep_samples, config.seed)
     return [
         Member(number, dict(setting), flags.assign(alone, setting, "sweep"), path / "runs" / f"{number:03}")
@@ -100,7 +106,7 @@ def static_groups(members: Sequence[Member]) -> list[list[Member]]:
     for member in members:
         fixed = {name: value for name, value in flags.stored(member.config).items() if name not in TRACED}
         # What is None is left out of the program.
-        fixed |= {name: getattr(member.config, name) is None for name in _BY_THE_OPTIMISER}
+        fixed |= {name: getattr(member.config, name, None) is None for name in _BY_THE_OPTIMISER}
         groups.setdefault(repr(sorted(fixed.items())), []).append(member)
     return list(groups.values())
 
@@ -115,7 +121,7 @@ def run_sweep(name: str, main: Callable[[Any, Any], None], config: Any, run: Run
         Interrupted: Ctrl-C or SIGTERM.
     """
     members = members_of(config, run.path)
-    if config.halving and config.eval_every is None:
+    if _halving(config) and config.eval_every is None:
         raise flags.FlagError("--halving: expected --eval_every too, found none: halving happens at evaluations")
     groups = static_groups(members)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -134,12 +140,18 @@ def run_sweep(name: str, main: Callable[[Any, Any], None], config: Any, run: Run
     report(name, config, run, members)
 
 
+def _halving(config: Any) -> bool:
+    # An experiment that trains in its own way has no evaluations to halve at, and no joint steps.
+    return getattr(config, "halving", False)
+
+
 def _steps_done(member: Member) -> int:
     return max((line["step"] for line in read_metrics(member.path / "metrics.jsonl")), default=0)
 
 
 def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member], config: Any, label: str) -> None:
-    method = int(config.sweep_method) if config.sweep_method.isdecimal() else config.sweep_method
+    method = getattr(config, "sweep_method", "auto")
+    method = int(method) if method.isdecimal() else method
     joint = Joint(len(group), method)
     board = _Board(group, label)
     output = _ThreadOutput(sys.stdout)
@@ -148,7 +160,8 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
         around = Surroundings(
             share_steps=joint.share_steps,
             make_display=lambda unit, member=member: _MemberDisplay(board, member, unit),
-            on_evaluation=_rungs(joint, member, len(group)) if config.halving else None,
+            on_evaluation=_rungs(joint, member, len(group)) if _halving(config) else None,
+            on_trained=member.trained,
             time_factor=len(group),
             steps_per_dispatch=1,
         )
@@ -182,8 +195,8 @@ def _train_member(
                 run = open_run(name, values, given=values, free=flags.free(type(member.config)), workdir=member.path)
                 main(member.config, run)
             member.status = DONE
-            member.metrics = json.loads((member.path / "result.json").read_text(encoding="utf-8"))["metrics"]
-            member.metrics = {name: math.nan if value is None else value for name, value in member.metrics.items()}
+            final = json.loads((member.path / "result.json").read_text(encoding="utf-8"))["metrics"]
+            member.metrics |= {name: math.nan if value is None else value for name, value in final.items()}
         except NonFinite:
             member.status = DIVERGED
         except _Halved:
@@ -208,7 +221,7 @@ def _rungs(joint: Joint, member: Member, count: int) -> Callable[[Mapping[str, f
             return
         left -= 1
         if not joint.agree(float(values[monitor]), halve(0.5)):
-            member.metrics, member.monitor = {key: float(value) for key, value in values.items()}, monitor
+            member.trained(monitor, values)
             raise _Halved
 
     return watch
@@ -293,10 +306,10 @@ class _MemberDisplay(Display):
 def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
     """Write the table, the plots and result.json; print the best runs and what each name explains."""
     _write_table(run.path / "sweep.csv", members)
-    monitor = _monitor(members)
+    monitor = monitored(members)
     ranked = sorted(
         (member for member in members if math.isfinite(member.metrics.get(monitor, math.nan))),
-        key=lambda member: (member.status != DONE, member.metrics[monitor]),
+        key=lambda member: (member.status != DONE, member.metrics[monitor] * (-1 if larger_is_better(monitor) else 1)),
     )
     names = list(members[0].setting)
     _plot_curves(run.path / "sweep_loss.png", members, monitor)
@@ -337,12 +350,18 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
     print(f"table, curves and runs in {shlex.quote(str(run.path))}")
 
 
-def _monitor(members: list[Member]) -> str:
-    """The metric to compare by: val_loss where there is one, else the first loss, else the first metric."""
-    known = [metric for member in members for metric in member.metrics]
-    losses = [metric for metric in known if metric.startswith("val_loss")] or [m for m in known if "loss" in m]
-    errors = [metric for metric in known if metric.endswith("mse")]
-    return next(iter(losses or errors or known), "val_loss")
+def monitored(members: list[Member]) -> str:
+    """The metric to compare by: what training minimised, else a loss, else any score."""
+    known = dict.fromkeys(metric for member in members for metric in member.metrics)
+    chosen = [member.monitor for member in members if member.monitor]
+    losses = [metric for metric in known if metric.endswith(("loss", "mse", "perplexity"))]
+    scores = [metric for metric in known if larger_is_better(metric)]
+    return next(iter(chosen + losses + scores + [*known]), "val_loss")
+
+
+def larger_is_better(metric: str) -> bool:
+    """Whether a metric is a score, not a loss."""
+    return metric.endswith(("accuracy", "_f1", "exact_match", "bleu", "spearman"))
 
 
 def explained(members: list[Member], monitor: str) -> dict[str, float]:
@@ -350,7 +369,7 @@ def explained(members: list[Member], monitor: str) -> dict[str, float]:
 
         share(name) = Var over its values (mean of the losses with that value) / Var(all losses)
 
-    Runs without a finite loss count as the worst finite one. {} where there are fewer than three.
+    Runs without a finite loss count as the worst of the others. {} where there are fewer than three.
 
     Source: the main effects of functional ANOVA (Hutter et al. 2014), which on a full grid are these means.
     """
@@ -358,7 +377,8 @@ def explained(members: list[Member], monitor: str) -> dict[str, float]:
     finite = np.isfinite(losses)
     if finite.sum() < 3 or np.ptp(losses[finite]) == 0:
         return {}
-    losses = np.where(finite, losses, losses[finite].max())
+    worst = losses[finite].min() if larger_is_better(monitor) else losses[finite].max()
+    losses = np.where(finite, losses, worst)
     shares = {}
     for name in members[0].setting:
         values = [member.setting[name] for member in members]

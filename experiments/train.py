@@ -141,6 +141,8 @@ def train(
     title = f"{run.experiment}: {run.path.name}"
     plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=monitor)
     progress = result.progress
+    if around.on_trained is not None:
+        around.on_trained(monitor, progress.best_values)
     return Trained(best.params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
 
 
