@@ -54,6 +54,7 @@ def train(
     batch_axis: Any = 1,
     carry_axis: Any = 0,
     monitor: str = "val_loss",
+    target: float | None = None,
     unit: str = "tokens",
     loss_unit: str = "nats per token",
 ) -> Trained:
@@ -71,6 +72,7 @@ def train(
         batch_axis: the batch axis of each leaf of a batch, see `rnn_jax.training.sharding.BatchSharding`.
         carry_axis: that of the carry.
         monitor: the metric whose smallest value is best.
+        target: training ends when `monitor` is at this value or below; None: it does not matter.
         unit: what the loss counts.
         loss_unit: for the plot.
 
@@ -127,6 +129,7 @@ def train(
             eval_every=config.eval_every,
             monitor=monitor,
             patience=config.patience,
+            target=target,
             sample=sample,
             sample_every=config.sample_every,
             checkpoints=checkpoints,

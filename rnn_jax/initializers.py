@@ -1,4 +1,4 @@
-"""Initial weights: per-gate orthogonal, uniform(±1/√H), identity.
+"""Initial weights: per-gate orthogonal, uniform(±1/√H), identity; biases for long memories.
 
 An initialiser is `(key, shape, dtype) -> array`, as in `jax.nn.initializers`. A matrix that holds several gates side by
 side, `[rows, gates * H]`, is drawn gate by gate: an orthogonal draw of the joint matrix would leave each gate's block
@@ -27,6 +27,24 @@ def identity(key: Key, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Ar
     """The identity matrix: with ReLU units, the IRNN of Le, Jaitly & Hinton 2015 (arXiv 1504.00941)."""
     del key
     return jnp.eye(*shape, dtype=dtype)
+
+
+def chrono(longest: int) -> Initializer:
+    """log U(1, T_max - 1), for the bias of a gate that keeps: time constants spread evenly from 1 to T_max steps.
+
+    Args:
+        longest: T_max, the longest lag that is expected, at least 3.
+
+    Raises:
+        ValueError: it is not.
+
+    Source: Tallec & Ollivier 2018 (arXiv 1804.11188).
+    """
+    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 3:
+        raise ValueError(f"chrono: expected a whole number at least 3, the longest lag, found {longest!r}")
+    return lambda key, shape, dtype=jnp.float32: jnp.log(
+        jax.random.uniform(key, shape, dtype, minval=1.0, maxval=longest - 1.0)
+    )
 
 
 INITIALIZERS: dict[str, Initializer] = {

@@ -30,3 +30,25 @@ def cross_entropy(
     if mask is None:
         return losses.sum(), jnp.asarray(losses.size, losses.dtype)
     return jnp.where(mask, losses, 0).sum(), mask.sum(dtype=losses.dtype)
+
+
+def squared_error(
+    predictions: Float[Array, "*TB F"], targets: Float[Array, "*TB F"], mask: Mask | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Squared error.
+
+        L = Σ_t m_t Σ_f (prediction_tf - target_tf)²,   N = F Σ_t m_t
+
+    Args:
+        predictions: [..., F].
+        targets: [..., F].
+        mask: [...] bool, False = padding; None counts everything.
+
+    Returns:
+        (L, N); the mean squared error is L / N.
+    """
+    squares = jnp.square(predictions - targets)
+    if mask is None:
+        return squares.sum(), jnp.asarray(squares.size, squares.dtype)
+    counted = jnp.broadcast_to(mask[..., None], squares.shape)
+    return jnp.where(counted, squares, 0).sum(), counted.sum(dtype=squares.dtype)

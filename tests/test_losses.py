@@ -35,5 +35,16 @@ def test_masked_positions_count_nothing_and_get_no_gradient():
     assert gradient[mask].any(axis=-1).all()
 
 
+def test_squared_error_is_a_sum_over_what_is_not_masked():
+    predictions, targets = np.random.default_rng(0).normal(size=(2, 4, 2, 3)).astype(np.float32)
+    mask = np.array([[True, True], [True, False], [False, False], [False, True]])
+    total, count = losses.squared_error(jnp.asarray(predictions), jnp.asarray(targets))
+    assert total == pytest.approx(np.sum((predictions - targets) ** 2), rel=1e-6)
+    assert count == 24
+    total, count = losses.squared_error(jnp.asarray(predictions), jnp.asarray(targets), jnp.asarray(mask))
+    assert total == pytest.approx(np.sum((predictions - targets)[mask] ** 2), rel=1e-6)
+    assert count == 12
+
+
 def test_examples_in_the_docstrings():
     assert doctest.testmod(losses).failed == 0

@@ -33,6 +33,7 @@ def gru(
     hidden_size: int,
     *,
     reset: str = "after",
+    chrono: int | None = None,
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",
     kernel_init: str | Initializer = "glorot",
@@ -56,6 +57,8 @@ def gru(
     Args:
         hidden_size: H.
         reset: where the reset gate acts.
+        chrono: T_max, the longest lag expected: draws b_z = log U(1, T_max - 1) in place of `bias_init`; see
+            `rnn_jax.initializers.chrono`.
         activation: φ, a key of `ACTIVATIONS` or a function.
         gate_activation: σ.
         kernel_init, recurrent_init, bias_init: W, R, b, gate by gate; see `rnn_jax.initializers`.
@@ -73,16 +76,20 @@ def gru(
     init_input = initializers.resolve(kernel_init, hidden_size, "kernel_init")
     init_recurrent = initializers.resolve(recurrent_init, hidden_size, "recurrent_init")
     init_bias = initializers.resolve(bias_init, hidden_size, "bias_init")
+    init_keep = None if chrono is None else initializers.chrono(chrono)
 
     def init(key: Key, input_size: int) -> Params:
         key_input, key_recurrent, key_candidate, key_bias, key_candidate_bias = jax.random.split(key, 5)
         recurrent_gates = 3 if reset == "after" else 2
+        bias = init_bias(key_bias, (3 * hidden_size,), dtype)
+        if init_keep is not None:
+            bias = bias.at[hidden_size : 2 * hidden_size].set(init_keep(key_bias, (hidden_size,), dtype))
         params = {
             "input": initializers.per_gate(init_input, key_input, input_size, hidden_size, 3, dtype),
             "recurrent": initializers.per_gate(
                 init_recurrent, key_recurrent, hidden_size, hidden_size, recurrent_gates, dtype
             ),
-            "bias": init_bias(key_bias, (3 * hidden_size,), dtype),
+            "bias": bias,
         }
         if reset == "after":
             return params | {"candidate_bias": init_bias(key_candidate_bias, (hidden_size,), dtype)}

@@ -35,6 +35,7 @@ def lstm(
     hidden_size: int,
     *,
     forget_bias: float = 1.0,
+    chrono: int | None = None,
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",
     kernel_init: str | Initializer = "glorot",
@@ -57,6 +58,8 @@ def lstm(
     Args:
         hidden_size: H.
         forget_bias: added to b_f when parameters are drawn: 1 lets gradients pass at the start.
+        chrono: T_max, the longest lag expected: draws b_f = log U(1, T_max - 1), b_i = -b_f, in place of `bias_init`
+            and `forget_bias`; see `rnn_jax.initializers.chrono`.
         activation: φ, a key of `ACTIVATIONS` or a function.
         gate_activation: σ. Anything that does not stay within [0, 1] makes the memory grow without bound.
         kernel_init, recurrent_init, bias_init: W, R, b, gate by gate; see `rnn_jax.initializers`.
@@ -70,14 +73,20 @@ def lstm(
     init_input = initializers.resolve(kernel_init, hidden_size, "kernel_init")
     init_recurrent = initializers.resolve(recurrent_init, hidden_size, "recurrent_init")
     init_bias = initializers.resolve(bias_init, hidden_size, "bias_init")
+    init_keep = None if chrono is None else initializers.chrono(chrono)
 
     def init(key: Key, input_size: int) -> Params:
         key_input, key_recurrent, key_bias = jax.random.split(key, 3)
         bias = init_bias(key_bias, (4 * hidden_size,), dtype)
+        if init_keep is None:
+            bias = bias.at[hidden_size : 2 * hidden_size].add(forget_bias)
+        else:
+            keep = init_keep(key_bias, (hidden_size,), dtype)
+            bias = bias.at[: 2 * hidden_size].set(jnp.concatenate([-keep, keep]))
         return {
             "input": initializers.per_gate(init_input, key_input, input_size, hidden_size, 4, dtype),
             "recurrent": initializers.per_gate(init_recurrent, key_recurrent, hidden_size, hidden_size, 4, dtype),
-            "bias": bias.at[hidden_size : 2 * hidden_size].add(forget_bias),
+            "bias": bias,
         }
 
     def initial_carry(params: Params, batch_shape: tuple[int, ...]) -> LSTMCarry:

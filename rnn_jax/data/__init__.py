@@ -1,12 +1,15 @@
 """Texts for the experiments: NumPy only, nothing here imports JAX."""
 
+from rnn_jax.data.autoregression import LinearAutoregression
 from rnn_jax.data.columns import read_columns
 from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
 from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2vec
+from rnn_jax.data.memory_tasks import MemoryBatch, MemoryBatches
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
+from rnn_jax.data.series import SeriesBatches, Table, generated_table, mackey_glass, read_table
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
 from rnn_jax.data.tagged import TagEncoder, TaggedSequence
 from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
@@ -22,12 +25,17 @@ __all__ = [
     "DataError",
     "EvaluationBatches",
     "KeyedVectors",
+    "LinearAutoregression",
+    "MemoryBatch",
+    "MemoryBatches",
     "NamedSet",
     "PaddedBatches",
     "Part",
     "RemoteFile",
+    "SeriesBatches",
     "StreamBatch",
     "Streams",
+    "Table",
     "TagEncoder",
     "TaggedSequence",
     "Vocabulary",
@@ -35,11 +43,14 @@ __all__ = [
     "cache_folder",
     "evaluation_streams",
     "fetch",
+    "generated_table",
     "is_held_out",
     "load_corpus",
     "load_word2vec",
+    "mackey_glass",
     "pad",
     "read_columns",
+    "read_table",
     "read_text",
     "save_word2vec",
     "windows",

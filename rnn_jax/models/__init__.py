@@ -1,6 +1,10 @@
 """Models: Flax Linen modules, and word vectors, which are two tables."""
 
+from rnn_jax.models.forecaster import Forecaster
 from rnn_jax.models.language_model import LanguageModel
 from rnn_jax.models.word_vectors import WordVectors
 
 __all__ = ["LanguageModel", "WordVectors"]
+from rnn_jax.models.readout import RecurrentReadout
+
+__all__ = ["Forecaster", "LanguageModel", "RecurrentReadout"]

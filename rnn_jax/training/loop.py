@@ -43,7 +43,7 @@ class FitResult(NamedTuple):
     Attributes:
         state: the last state, not the best (for that, see `Checkpoints.restore`).
         progress: steps, seconds, the best evaluation and its metrics.
-        reason: "steps", "max_seconds" or "patience".
+        reason: "steps", "max_seconds", "patience" or "target".
         units_per_second: what the loss counts, per second of training without compilation; nan: too short to tell.
     """
 
@@ -64,6 +64,7 @@ def fit(
     eval_every: int | None = None,
     monitor: str = "val_loss",
     patience: int | None = None,
+    target: float | int | None = None,
     sample: Callable[[Any, int], str] | None = None,
     sample_every: int | None = None,
     checkpoints: Checkpoints | None = None,
@@ -90,6 +91,7 @@ def fit(
         eval_every: steps from one evaluation to the next; None: only at the end.
         monitor: the metric whose smallest value is best.
         patience: end after this many evaluations in a row that were not the best yet.
+        target: end when an evaluation has found `monitor` at this value or below.
         sample: (params, step) -> a text to show on standard output.
         sample_every: steps; None: never.
         checkpoints: where to save.
@@ -137,6 +139,9 @@ def fit(
             first = progress.step
             boundaries = [(first // every + 1) * every for every in intervals]
             end = min([*boundaries, math.inf if last_step is None else last_step])
+            if _reached(target, progress, monitor):
+                # A run that is resumed after its end.
+                end = first
             try:
                 with contextlib.closing(dispatcher.run(first, end, lambda: signals.received is not None)) as blocks:
                     for block in blocks:
@@ -164,6 +169,8 @@ def fit(
                 report.evaluation(progress, values, best)
                 if patience is not None and progress.evaluations_since_best >= patience:
                     reason = reason or "patience"
+            if _reached(target, progress, monitor):
+                reason = reason or "target"
             leaving = reason is not None or signals.received is not None
             unsaved = saved_step != step and (leaving or _due(checkpoint_every, first, step))
             if checkpoints is not None and (best or unsaved):
@@ -179,6 +186,10 @@ def fit(
 
 def _due(every: int | None, before: int, step: int) -> bool:
     return bool(every) and step > before and step % every == 0
+
+
+def _reached(target: float | int | None, progress: Progress, monitor: str) -> bool:
+    return target is not None and progress.best_values.get(monitor, math.inf) <= target
 
 
 class _Report:

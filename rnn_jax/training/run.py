@@ -50,7 +50,8 @@ class Run:
         """Create the folder and write all that `load` will need.
 
         Args:
-            model: a dataclass (a Flax module) of `rnn_jax.models` whose fields are plain JSON values.
+            model: a dataclass (a Flax module) of `rnn_jax.models` whose fields are plain JSON values; or a dict of some
+                by name, each of which has a run of its own in the folder of that name inside this one.
             vocabulary: a `Vocabulary`, or a dict of some by name, or None.
             data: what it is trained on: name, sha256, sizes. A resumed run must find the same.
 
@@ -69,7 +70,9 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             # First, because its presence makes the folder a run; a resumed run writes the others again.
             write_json(self.path / "config.json", {"experiment": self.experiment, "config": self.config})
-            write_json(self.path / "model.json", describe(model))
+            several = isinstance(model, dict)
+            description = {name: describe(one) for name, one in model.items()} if several else describe(model)
+            write_json(self.path / "model.json", description)
             for name, value in contents.items():
                 if value is not None:
                     write_json(self.path / name, value)
@@ -168,8 +171,8 @@ class LoadedRun(NamedTuple):
     """What a run learned.
 
     Attributes:
-        model: the Flax module.
-        params: its parameters.
+        model: the Flax module, or a dict of some by name.
+        params: its parameters, or a dict of theirs.
         vocabulary: a `Vocabulary`, a dict of some by name, or None.
         config: the configuration of the run.
         experiment: the name of the experiment.
@@ -195,6 +198,10 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
     path = Path(workdir).expanduser()
     stored = read_config(path)
     description = _read(path / "model.json")
+    if "class" not in description:
+        parts = {name: load(path / name, best=best) for name in description}
+        model, params = ({name: getattr(part, of) for name, part in parts.items()} for of in ("model", "params"))
+        return LoadedRun(model, params, None, stored["config"], stored["experiment"])
     models = importlib.import_module("rnn_jax.models")
     model_class = getattr(models, description["class"], None)
     if model_class is None:

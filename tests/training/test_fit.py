@@ -151,6 +151,20 @@ def test_patience_counts_evaluations_across_interruptions(run):
     assert (result.progress.step, result.progress.best_step) == (100, 40)
 
 
+def test_a_target_ends_the_run_for_good(run):
+    values = iter([3, 2, 1, 0.5])
+
+    def evaluate(params):
+        return {"val_loss": next(values)}
+
+    ended = run(evaluate=evaluate, target=1, stop=StopRule(steps=100))
+    assert (ended.reason, ended.progress.step, ended.progress.best_values) == ("target", 60, {"val_loss": 1})
+    resumed = run(evaluate=evaluate, target=1, stop=StopRule(steps=200))
+    assert (resumed.reason, resumed.progress.step) == ("target", 60)
+    on = run(evaluate=evaluate, stop=StopRule(steps=70))
+    assert (on.reason, on.progress.step) == ("steps", 70)
+
+
 def test_an_evaluation_that_is_not_a_number_is_never_the_best(run, tmp_path):
     values = iter([np.nan, 2.0, np.nan])
     result = run(evaluate=lambda params: {"val_loss": next(values)})
