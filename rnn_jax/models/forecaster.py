@@ -109,6 +109,6 @@ def free_run(
         return (result[0], result[1][0]), result[1][0]
 
     read: Any = model.apply(variables, series, carry)
-    carry, first = read[0], read[1][-1]
-    (carry, _), rest = jax.lax.scan(step, (carry, first), None, length=horizon - 1)
-    return carry, jnp.concatenate([first[None], rest])
+    first = read[1][-1]
+    (after, _), rest = jax.lax.scan(step, (read[0], first), None, length=horizon - 1)
+    return after, jnp.concatenate([first[None], rest])

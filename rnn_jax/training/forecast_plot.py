@@ -46,7 +46,7 @@ def plot_forecast(
         axis.axvline(0.5, color="black", linewidth=0.8)
         axis.set_ylabel(columns[index])
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="upper left", fontsize=9, ncols=3)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, ncols=3, frameon=False)
     for name, error in errors.items():
         axes[-1].plot(ahead, error, label=name)
     axes[-1].set_yscale("log")

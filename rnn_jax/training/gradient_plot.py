@@ -31,7 +31,7 @@ def plot_gradients(
             norms = np.asarray(norms, float)
             seen = np.isfinite(norms) & (norms > 0)
             lags = np.arange(1, len(norms) + 1)
-            # Dashes shorten from curve to curve, so that one that lies upon another does not hide it.
+            # Every other curve is dashed, so that one that lies upon another does not hide it.
             dashes = "-" if index % 2 == 0 else (0, (4, 2))
             axis.plot(lags[seen], norms[seen], color=f"C{index}", linestyle=dashes, linewidth=1.8, label=cell)
             smallest, largest = min([smallest, *norms[seen]]), max([largest, *norms[seen]])

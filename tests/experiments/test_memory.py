@@ -17,7 +17,7 @@ from experiments.runner import run_experiment
 from rnn_jax.data import MemoryBatches
 
 CELLS = "elman(activation=relu),elman"
-SMALL = ["--lag=4", "--hidden_size=4", "--batch_size=8", "--steps=6", "--eval_every=3", "--schedule=constant"]
+SMALL = ["--lag=4", "--hidden_size=4", "--batch_size=8", "--steps=6", "--eval_every=6", "--schedule=constant"]
 
 
 def run_memory(*arguments):
