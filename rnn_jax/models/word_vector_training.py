@@ -27,16 +27,13 @@ BLOCKS = 64
 LAST_RATE = 1e-4
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def subsample(
-    model: WordVectors, given: Distributions, corpus: Int[Array, " N"], key: Key
-) -> tuple[Int[Array, " N"], Int[Array, ""]]:
+@jax.jit
+def subsample(given: Distributions, corpus: Int[Array, " N"], key: Key) -> tuple[Int[Array, " N"], Int[Array, ""]]:
     """The corpus of one epoch: frequent words thinned out by chance, the rest moved together.
 
     Returns:
         (kept, length): the ids that stay and the ends of documents, in order; after `length` of them, negative ids.
     """
-    del model
     size = corpus.shape[0]
     chance = jnp.where(corpus < 0, 1.0, given.keep[jnp.maximum(corpus, 0)])
     # Probabilities below 2⁻¹⁶ do not occur: the threshold would have to be as small.
@@ -171,7 +168,7 @@ def train(
     dispatch = compiled(jax.default_backend())
     for epoch in range(start // per_epoch, epochs):
         draw_key, run_key = jax.random.split(jax.random.fold_in(key, epoch))
-        kept, length = subsample(model, given, corpus, draw_key)
+        kept, length = subsample(given, corpus, draw_key)
         total = blocks_in_epoch(model, int(length))
         for first in range(start % per_epoch * blocks if epoch == start // per_epoch else 0, total, blocks):
             share = (epoch + np.minimum(1.0, (first + np.arange(blocks + 1)) / total)) / epochs
