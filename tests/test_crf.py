@@ -36,7 +36,7 @@ def written_out(emissions, transitions, b):
 
 def test_the_score_of_a_path_is_its_definition(problem):
     emissions, labels, transitions, mask = problem
-    found = crf.path_score(emissions, labels, transitions, mask)
+    found = jax.jit(crf.path_score)(emissions, labels, transitions, mask)
     for b in range(B):
         wanted = dict(written_out(emissions, transitions, b))[tuple(np.asarray(labels)[MASK[:, b], b].tolist())]
         assert found[b] == pytest.approx(wanted, abs=1e-12)
@@ -44,7 +44,7 @@ def test_the_score_of_a_path_is_its_definition(problem):
 
 def test_the_partition_sums_over_all_paths(problem):
     emissions, _, transitions, mask = problem
-    found = crf.log_partition(emissions, transitions, mask)
+    found = jax.jit(crf.log_partition)(emissions, transitions, mask)
     for b in range(B):
         wanted = np.log(sum(np.exp(score) for _, score in written_out(emissions, transitions, b)))
         assert found[b] == pytest.approx(wanted, abs=1e-12)
@@ -52,9 +52,8 @@ def test_the_partition_sums_over_all_paths(problem):
 
 def test_gradients_are_marginals_and_expected_counts(problem):
     emissions, _, transitions, mask = problem
-    by_emission, by_transition = jax.grad(lambda *given: crf.log_partition(*given, mask).sum(), argnums=(0, 1))(
-        emissions, transitions
-    )
+    gradient = jax.jit(jax.grad(lambda *given: crf.log_partition(*given, mask).sum(), argnums=(0, 1)))
+    by_emission, by_transition = gradient(emissions, transitions)
     single, pairs = np.zeros((T, B, K)), np.zeros((K, K))
     first, last = np.zeros(K), np.zeros(K)
     for b in range(B):
@@ -70,14 +69,14 @@ def test_gradients_are_marginals_and_expected_counts(problem):
                 first[labels[0]] += share
                 last[labels[-1]] += share
     np.testing.assert_allclose(by_emission, single, atol=1e-12)
-    np.testing.assert_allclose(crf.marginals(emissions, transitions, mask), single, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(crf.marginals)(emissions, transitions, mask), single, atol=1e-12)
     for found, wanted in zip(by_transition, (pairs, first, last), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 def test_viterbi_finds_the_best_path(problem):
     emissions, _, transitions, mask = problem
-    labels, scores = crf.viterbi(emissions, transitions, mask)
+    labels, scores = jax.jit(crf.viterbi)(emissions, transitions, mask)
     for b in range(B):
         best, score = max(written_out(emissions, transitions, b), key=lambda path: path[1])
         assert tuple(np.asarray(labels)[MASK[:, b], b].tolist()) == best
@@ -87,37 +86,47 @@ def test_viterbi_finds_the_best_path(problem):
 
 def test_the_loss_sums_over_sequences_and_counts_labels(problem):
     emissions, labels, transitions, mask = problem
-    total, count = crf.negative_log_likelihood(emissions, labels, transitions, mask)
-    alone = [
-        crf.negative_log_likelihood(emissions[MASK[:, b]][:, b], labels[MASK[:, b]][:, b], transitions)
-        for b in range(B - 1)
-    ]
-    assert total == pytest.approx(float(sum(one for one, _ in alone)), abs=1e-12)
-    assert count == sum(float(number) for _, number in alone) == MASK.sum()
+    total, count = jax.jit(crf.negative_log_likelihood)(emissions, labels, transitions, mask)
+    wanted = 0.0
+    for b in range(B):
+        paths = dict(written_out(emissions, transitions, b))
+        right = tuple(np.asarray(labels)[MASK[:, b], b].tolist())
+        wanted -= np.log(np.exp(paths[right]) / sum(map(np.exp, paths.values())))
+    assert total == pytest.approx(wanted, abs=1e-12)
+    assert float(count) == MASK.sum()
 
 
-def test_padding_at_the_end_changes_no_bit(problem):
+def test_padding_at_the_end_changes_nothing(problem):
     emissions, labels, transitions, mask = problem
-    padded = jnp.concatenate([emissions, jnp.full((3, B, K), 1e3)])
+
+    @jax.jit
+    def everything(emissions, labels, mask):
+        def loss(emissions):
+            return crf.negative_log_likelihood(emissions, labels, transitions, mask)[0]
+
+        return *jax.value_and_grad(loss)(emissions), crf.viterbi(emissions, transitions, mask)[0]
+
+    total, gradient, best = everything(emissions, labels, mask)
     longer_mask = jnp.concatenate([mask, jnp.zeros((3, B), bool)])
-    np.testing.assert_array_equal(
-        crf.log_partition(padded, transitions, longer_mask), crf.log_partition(emissions, transitions, mask)
+    padded, longer_labels = (
+        jnp.concatenate([part, jnp.full((3, *part.shape[1:]), filled, part.dtype)])
+        for part, filled in ((emissions, 1e3), (labels, K - 1))
     )
-    np.testing.assert_array_equal(
-        crf.viterbi(padded, transitions, longer_mask)[0][:T], crf.viterbi(emissions, transitions, mask)[0]
-    )
-    longer_labels = jnp.concatenate([labels, jnp.full((3, B), K - 1, labels.dtype)])
-    gradient = jax.grad(lambda e: crf.negative_log_likelihood(e, longer_labels, transitions, longer_mask)[0])(padded)
-    assert not gradient[~longer_mask].any()
-    assert jnp.isfinite(gradient).all()
+    found = everything(padded, longer_labels, longer_mask)
+    assert found[0] == pytest.approx(float(total), abs=1e-12)
+    np.testing.assert_allclose(found[1][:T], gradient, atol=1e-12)
+    np.testing.assert_array_equal(found[2][:T], best)
+    assert not found[1][~longer_mask].any()
+    assert jnp.isfinite(found[1]).all()
 
 
 def test_large_scores_in_single_precision_do_not_overflow():
     emissions = 300 * jax.random.normal(jax.random.key(0), (50, 2, K))
     forbidden = jnp.zeros((K, K)).at[0, 1].set(-1e4)
     transitions = crf.Transitions(forbidden, jnp.zeros(K), jnp.zeros(K))
-    labels, score = crf.viterbi(emissions, transitions)
-    total, gradient = jax.value_and_grad(lambda e: crf.log_partition(e, transitions).sum())(emissions)
+    labels, score = jax.jit(crf.viterbi)(emissions, transitions)
+    partition = jax.value_and_grad(lambda emissions: crf.log_partition(emissions, transitions).sum())
+    total, gradient = jax.jit(partition)(emissions)
     assert total == pytest.approx(float(score.sum()), rel=1e-4)
     assert jnp.isfinite(gradient).all()
     assert not ((labels[:-1] == 0) & (labels[1:] == 1)).any()

@@ -17,7 +17,7 @@ TOKENS, LABELS, CHARACTERS, FEATURES = "tokens", "labels", "characters", "featur
 CASINGS = ("lower", "capitalised", "upper", "mixed", "number", "with_digit", "other")
 
 # A longer word is spelled by so many characters of its beginning and of its end.
-SPELLED_BEGINNING, SPELLED_ENDING = 8, 12
+SPELLED_BEGINNING, SPELLED_ENDING = 6, 10
 
 _DIGITS = str.maketrans("123456789", "000000000")
 

@@ -5,6 +5,7 @@ from rnn_jax.layers.dropout import VariationalDropout, WordDropout
 from rnn_jax.layers.output_feedback import OutputFeedback
 from rnn_jax.layers.pooling import Pooling
 from rnn_jax.layers.recurrent import Recurrent
+from rnn_jax.layers.spelling import Spelling
 from rnn_jax.layers.stack import Stack
 from rnn_jax.layers.weight_drop import WeightDrop
 
@@ -13,6 +14,7 @@ __all__ = [
     "OutputFeedback",
     "Pooling",
     "Recurrent",
+    "Spelling",
     "Stack",
     "VariationalDropout",
     "WeightDrop",

@@ -77,12 +77,12 @@ def test_words_become_numbers(tmp_path):
 
 
 def test_long_words_keep_both_ends():
-    word = "abcdefgh" + "-" * 30 + "mnopqrstuvwx"
+    word = "abcdef" + "-" * 30 + "opqrstuvwx"
     sentence = TaggedSequence((word, word), ("A", "B"))
     encoder = TagEncoder.from_sequences([sentence], "word")
     (spelled,) = encoder.arrays([sentence], "train")["characters"]
     symbols = encoder.vocabularies["characters"].symbols
-    assert "".join(symbols[number - 1] for number in spelled[0]) == "abcdefghmnopqrstuvwx"
+    assert "".join(symbols[number - 1] for number in spelled[0]) == "abcdefopqrstuvwx"
 
 
 def test_rare_words_are_unknown_and_words_with_strange_blanks_too():
