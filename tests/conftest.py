@@ -1,9 +1,42 @@
-"""Strict promotion for every test; double precision where a test asks for it."""
+"""How the tests run: on all cores, in strict promotion, in double precision on request, compiled in a hurry."""
+
+import functools
+import os
+from importlib.metadata import version
 
 import jax
 import pytest
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Most tests compile a program to run it once on a handful of numbers. XLA's flags for that, and its defaults: five
+# times as fast. It refuses to start with a flag that it does not know, so the last two are for the version where they
+# were tried.
+HURRY = {"xla_backend_optimization_level": (0, 3), "xla_llvm_disable_expensive_passes": (True, False)}
+if version("jaxlib").startswith("0.10."):
+    HURRY |= {"xla_cpu_use_fusion_emitters": (False, True), "xla_cpu_parallel_codegen_split_count": (1, 32)}
+
+# A worker imports JAX for itself: seconds, and half a gigabyte.
+MOST_WORKERS = 8
+
+
+def pytest_addoption(parser):
+    parser.addoption("--optimized", action="store_true", help="compile as users do, which takes several times as long")
+
+
+def pytest_xdist_auto_num_workers():
+    """One worker for each core that this process may use; on a single core no other process at all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS) if cores > 1 else 0
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        # What the workers inherit: one thread each, so that they do not fight for the cores.
+        os.environ.update(dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    if not config.getoption("--optimized"):
+        # Read when the first program is compiled, and inherited by the processes that tests start.
+        flags = [f"--{name}={str(value).lower()}" for name, (value, _) in HURRY.items()]
+        os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture
@@ -11,3 +44,9 @@ def x64():
     """Run one test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def optimized():
+    """`jax.jit` as users have it, for what the optimiser may spoil: equal bits, memory."""
+    return functools.partial(jax.jit, compiler_options={name: users for name, (_, users) in HURRY.items()})

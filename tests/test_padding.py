@@ -74,14 +74,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Many programs run once each: compile them at XLA's lowest level of optimisation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def draw_inputs(tokens):
     """The example [T, 1, ...], and the batch [T, 5, ...] with junk under its padding."""
     random = np.random.default_rng(0)

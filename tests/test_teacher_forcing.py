@@ -16,13 +16,7 @@ CELL = jordan(HIDDEN, output_size=OUTPUTS, output_activation="tanh", recurrent_i
 MASK = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 1, 1]], bool)
 RESET = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0]], bool)
 
-
-@pytest.fixture(autouse=True)
-def in_float64(x64):
-    """Double precision, at the lowest level of optimisation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_half_precision_is_near_single():
         np.testing.assert_allclose(leaf.astype(jnp.float32), expected[name], atol=0.05 * scale)
 
 
-def test_segments_need_less_memory():
+def test_segments_need_less_memory(optimized):
     cell = lstm(16)
     params = cell.init(jax.random.key(0), 4)
 
@@ -273,7 +273,7 @@ def test_segments_need_less_memory():
         def loss(params, inputs):
             return jnp.mean(unroll(cell, params, inputs, segment=segment)[0].hidden ** 2)
 
-        compiled = jax.jit(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((1024, 8, 4), jnp.float32)).compile()
+        compiled = optimized(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((1024, 8, 4), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary("sqrt") < 0.3 * temporary(None)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from user_cells import FEATURES, HIDDEN, USER_CELLS, UserCell, draw
+from user_cells import FEATURES, HIDDEN, USER_CELLS, UserCell, draw, random
 
 from rnn_jax import CELLS, Cell
 
@@ -49,15 +49,19 @@ def seed(*words):
 
 
 def perturbed(tree, key):
-    """Every leaf moved a little, so that no bias is zero."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    moved = [leaf + noise(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
-    return jax.tree.unflatten(structure, moved)
+    """Every leaf moved a little, so that no bias is zero; counts by one."""
+    generator = random(key)
 
+    def move(leaf):
+        leaf = np.asarray(leaf)
+        if not is_inexact(leaf):
+            return jnp.asarray(leaf + np.ones_like(leaf))
+        noise = 0.3 * generator.standard_normal(leaf.shape)
+        if np.iscomplexobj(leaf):
+            noise = noise + 0.3j * generator.standard_normal(leaf.shape)
+        return jnp.asarray(leaf + noise)
 
-def noise(key, leaf):
-    return 0.3 * jax.random.normal(key, leaf.shape, leaf.dtype) if is_inexact(leaf) else jnp.ones_like(leaf)
+    return jax.tree.map(move, tree)
 
 
 class Case:

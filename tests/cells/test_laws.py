@@ -35,14 +35,7 @@ from user_cells import FEATURES, HIDDEN
 
 from rnn_jax import CELLS, unroll
 
-
-@pytest.fixture(autouse=True)
-def quick_compilation(x64):
-    """Hundreds of programs run once each: compile them in half the time, at XLA's lowest level of optimisation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
+pytestmark = pytest.mark.usefixtures("x64")
 
 every_cell = pytest.mark.parametrize("name", ALL)
 every_registered_cell = pytest.mark.parametrize("name", LAWFUL)

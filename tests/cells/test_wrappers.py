@@ -12,13 +12,7 @@ from rnn_jax.cells import draw_zoneout, learned_carry, zoneout
 STEPS, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
 RATE = 0.4
 
-
-@pytest.fixture(autouse=True)
-def in_float64(x64):
-    """Compare with NumPy in double precision, at the lowest level of optimisation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def build(cell):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import sigmoid
 
 from rnn_jax import Cell, from_function, lstm
@@ -26,21 +27,28 @@ class UserCell(NamedTuple):
     carry: Callable[[tuple[int, ...]], Any] | None = None
 
 
-def normal(key, *shape):
-    return 0.7 * jax.random.normal(key, shape, jnp.float64)
+def random(key):
+    """NumPy's generator: each of JAX's draws would be one more program to compile for every shape."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def weights(key, **shapes):
-    keys = jax.random.split(key, len(shapes))
-    return {name: normal(k, *shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+    generator = random(key)
+    return {name: jnp.asarray(0.7 * generator.standard_normal(shape)) for name, shape in shapes.items()}
 
 
 def zeros(batch_shape, *features, dtype=jnp.float64):
     return jnp.zeros((*batch_shape, *features), dtype)
 
 
-def draw(key, leading):
-    return jax.random.normal(key, (*leading, FEATURES), jnp.float64)
+def draw(key, leading, *features):
+    return jnp.asarray(random(key).standard_normal((*leading, *(features or (FEATURES,)))))
+
+
+def toss(key, shape):
+    """True for every number above the median of as many."""
+    numbers = random(key).random(shape)
+    return jnp.asarray(numbers > np.median(numbers))
 
 
 class Pair(NamedTuple):
@@ -245,8 +253,7 @@ COUNTER = Cell(
 
 
 def draw_counter(key, leading):
-    keys = jax.random.split(key)
-    return draw(keys[0], leading), jax.random.bernoulli(keys[1], 0.5, leading)
+    return draw(key, leading), toss(key, leading)
 
 
 PROJECTION = 2
@@ -307,8 +314,7 @@ def zoneout(inner):
 
 
 def draw_zoneout(key, leading):
-    keys = jax.random.split(key)
-    return draw(keys[0], leading), jax.random.bernoulli(keys[1], 0.4, (*leading, HIDDEN))
+    return draw(key, leading), toss(key, (*leading, HIDDEN))
 
 
 ADD_ONE = Cell(
@@ -354,7 +360,7 @@ USER_CELLS = {
     "lru": of(LRU),
     "counter": of(COUNTER, draw_counter),
     "projected": of(PROJECTED),
-    "conv_lstm": of(CONV_LSTM, lambda key, leading: jax.random.normal(key, (*leading, *SPACE, 1), jnp.float64)),
+    "conv_lstm": of(CONV_LSTM, lambda key, leading: draw(key, leading, *SPACE, 1)),
     "zoneout": of(zoneout(INNER), draw_zoneout),
     "add_one": of(ADD_ONE),
     "rowwise": of(ROWWISE),

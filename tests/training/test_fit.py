@@ -20,9 +20,9 @@ from rnn_jax.training.stop import StopRule
 
 
 @pytest.fixture(scope="module")
-def train_step():
+def train_step(optimized):
     """One for all: its compiled programs are shared."""
-    return make_train_step(toy.loss, toy.optimizer())
+    return optimized(make_train_step(toy.loss, toy.optimizer()), donate_argnums=0)
 
 
 @pytest.fixture

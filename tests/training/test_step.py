@@ -45,7 +45,8 @@ def test_equals_a_step_written_out(train_step):
         np.testing.assert_allclose(metrics[name], [wanted], rtol=1e-5)
 
 
-def test_several_steps_in_one_dispatch_are_the_same_bits(train_step):
+def test_several_steps_in_one_dispatch_are_the_same_bits(train_step, optimized):
+    train_step = optimized(train_step)
     rates = np.linspace(0.1, 0.01, 8)
     one, one_loss = toy.new_state(), []
     for step in range(8):
