@@ -16,7 +16,7 @@ def objects(caption):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return {part: draw_scenes(1500, part) for part in ("train", "valid", "test", "new_objects")}
+    return {part: draw_scenes(300, part) for part in ("train", "valid", "test", "new_objects")}
 
 
 def test_held_out_objects_occur_in_a_test_of_their_own_and_in_each_of_its_scenes(scenes):
@@ -29,10 +29,10 @@ def test_held_out_objects_occur_in_a_test_of_their_own_and_in_each_of_its_scenes
 
 def test_no_caption_of_the_test_occurs_in_training(scenes):
     assert not set(scenes["test"].captions) & {*scenes["train"].captions, *scenes["valid"].captions}
-    assert len(set(scenes["test"].captions)) > 200
+    assert len(set(scenes["test"].captions)) > 120
     # Of a caption in ten the training set lacks all scenes; it has scenes of most others.
-    more = draw_scenes(8000, "train")
-    assert len(set(more.captions)) > 2500
+    more = draw_scenes(1500, "train")
+    assert len(set(more.captions)) > 850
 
 
 def test_every_two_attributes_of_a_held_out_object_occur_together_in_training(scenes):
@@ -45,8 +45,8 @@ def test_every_two_attributes_of_a_held_out_object_occur_together_in_training(sc
 
 
 def test_parts_and_seeds_differ_and_are_reproducible(scenes):
-    assert draw_scenes(1500, "train").sha256 == scenes["train"].sha256
-    digests = {part.sha256 for part in scenes.values()} | {draw_scenes(1500, "train", 1).sha256}
+    assert draw_scenes(300, "train").sha256 == scenes["train"].sha256
+    digests = {part.sha256 for part in scenes.values()} | {draw_scenes(300, "train", 1).sha256}
     assert len(digests) == 5
 
 
@@ -87,6 +87,6 @@ def test_pictures_show_what_their_captions_say(scenes):
                 good = (x1 > x0 and "left of" in caption) if horizontal else (y1 > y0 and "above" in caption)
             right += good
             checked += 1
-    assert checked > 4000
+    assert checked > 800
     # The judge is crude: smooth edges and noise deceive it now and then.
     assert right / checked > 0.96

@@ -12,7 +12,15 @@ from experiments.captioning import Captioning, captions, main
 from experiments.runner import run_experiment
 from rnn_jax.data.scenes import draw_scenes
 
-SMALL = ("--hidden_size=6", "--embedding_size=4", "--channels=3,4", "--features=5", "--batch_size=8", "--steps=4")
+SMALL = (
+    "--cell=elman",
+    "--hidden_size=6",
+    "--embedding_size=4",
+    "--channels=3,4",
+    "--features=5",
+    "--batch_size=8",
+    "--steps=4",
+)
 QUIET = ("--eval_every=none", "--sample_every=none")
 
 

@@ -15,7 +15,7 @@ from experiments.digits import DigitsConfig, independent_pixels_loss, main
 from experiments.runner import run_experiment
 from rnn_jax.data.digits import Digits, folds, load_digits
 
-SMALL = ("--hidden_size=6", "--folds=2", "--batch_size=64", "--eval_every=none")
+SMALL = ("--cell=elman", "--hidden_size=6", "--folds=2", "--batch_size=64", "--eval_every=none")
 
 
 def digits(*arguments):
