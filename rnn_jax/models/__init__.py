@@ -1,9 +1,21 @@
 """Models: Flax Linen modules, and word vectors, which are two tables."""
 
+from rnn_jax.models.captioner import Captioner
+from rnn_jax.models.drawer import Drawer
 from rnn_jax.models.forecaster import Forecaster
 from rnn_jax.models.language_model import LanguageModel
 from rnn_jax.models.readout import RecurrentReadout
 from rnn_jax.models.tagger import Tagger
+from rnn_jax.models.vector_classifier import VectorClassifier
 from rnn_jax.models.word_vectors import WordVectors
 
-__all__ = ["Forecaster", "LanguageModel", "RecurrentReadout", "Tagger", "WordVectors"]
+__all__ = [
+    "Captioner",
+    "Drawer",
+    "Forecaster",
+    "LanguageModel",
+    "RecurrentReadout",
+    "Tagger",
+    "VectorClassifier",
+    "WordVectors",
+]
