@@ -20,20 +20,16 @@ def pieces_of(tokens):
     return np.stack([tokens % 5, (tokens * 3) % 5, np.zeros_like(tokens)], axis=-1)
 
 
-@functools.cache
-def model_and_shapes():
-    model = Classifier(8, CLASSES, pieces=5, dtype="float64", **SIZES)
-    tokens, mask = map(jnp.asarray, pad(TEXTS))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, jnp.asarray(pieces_of(np.asarray(tokens))))
-    return model, shapes["params"]
-
-
 def model_and_params():
     """One model in float64 for all tests, which so share its compilation; call it under `x64`."""
-    model, shapes = model_and_shapes()
+    model = Classifier(8, CLASSES, pieces=5, **SIZES)
+    tokens, mask = map(jnp.asarray, pad(TEXTS))
+    pieces = jnp.asarray(pieces_of(np.asarray(tokens)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, pieces)["params"]
     random = np.random.default_rng(0)
     # Not the small initial values, which would hide differences.
-    return model, jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape)), shapes)
+    params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape)), shapes)
+    return model.clone(dtype="float64"), params
 
 
 def losses_and_gradient(model, params, tokens, mask, labels):
