@@ -3,13 +3,18 @@
 from rnn_jax.data.autoregression import LinearAutoregression
 from rnn_jax.data.columns import read_columns
 from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
+from rnn_jax.data.encoding import TextEncoder
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
+from rnn_jax.data.grammar import grammar_texts
 from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2vec
+from rnn_jax.data.labelled import LabelledTexts, read_labelled
+from rnn_jax.data.labelled_sets import LABELLED_SETS, load_labelled_set
 from rnn_jax.data.memory_tasks import MemoryBatch, MemoryBatches
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
 from rnn_jax.data.series import SeriesBatches, Table, generated_table, mackey_glass, read_table
+from rnn_jax.data.splitting import split_words, word_pieces
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
 from rnn_jax.data.tagged import TagEncoder, TaggedSequence
 from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
@@ -17,6 +22,7 @@ from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKN
 __all__ = [
     "BUILTIN",
     "END_OF_LINE",
+    "LABELLED_SETS",
     "LEVELS",
     "NAMED_SETS",
     "UNKNOWN_CHARACTER",
@@ -25,6 +31,7 @@ __all__ = [
     "DataError",
     "EvaluationBatches",
     "KeyedVectors",
+    "LabelledTexts",
     "LinearAutoregression",
     "MemoryBatch",
     "MemoryBatches",
@@ -38,20 +45,26 @@ __all__ = [
     "Table",
     "TagEncoder",
     "TaggedSequence",
+    "TextEncoder",
     "Vocabulary",
     "builtin_text",
     "cache_folder",
     "evaluation_streams",
     "fetch",
     "generated_table",
+    "grammar_texts",
     "is_held_out",
     "load_corpus",
+    "load_labelled_set",
     "load_word2vec",
     "mackey_glass",
     "pad",
     "read_columns",
+    "read_labelled",
     "read_table",
     "read_text",
     "save_word2vec",
+    "split_words",
     "windows",
+    "word_pieces",
 ]

@@ -1,6 +1,7 @@
 """Models: Flax Linen modules, and word vectors, which are two tables."""
 
 from rnn_jax.models.captioner import Captioner
+from rnn_jax.models.classifier import Classifier, ClassifierEnsemble
 from rnn_jax.models.drawer import Drawer
 from rnn_jax.models.forecaster import Forecaster
 from rnn_jax.models.language_model import LanguageModel
@@ -11,6 +12,8 @@ from rnn_jax.models.word_vectors import WordVectors
 
 __all__ = [
     "Captioner",
+    "Classifier",
+    "ClassifierEnsemble",
     "Drawer",
     "Forecaster",
     "LanguageModel",
