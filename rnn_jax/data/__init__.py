@@ -5,16 +5,20 @@ from rnn_jax.data.columns import read_columns
 from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
+from rnn_jax.data.joiners import join_words, split_words
 from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2vec
 from rnn_jax.data.memory_tasks import MemoryBatch, MemoryBatches
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
+from rnn_jax.data.pairs import Pairs, hold_out, limit_length, make_pairs, read_parallel, read_tsv
 from rnn_jax.data.series import SeriesBatches, Table, generated_table, mackey_glass, read_table
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
+from rnn_jax.data.subwords import BPE, Subwords
 from rnn_jax.data.tagged import TagEncoder, TaggedSequence
 from rnn_jax.data.vocabulary import END_OF_LINE, LEVELS, UNKNOWN_CHARACTER, UNKNOWN_WORD, Vocabulary
 
 __all__ = [
+    "BPE",
     "BUILTIN",
     "END_OF_LINE",
     "LEVELS",
@@ -30,11 +34,13 @@ __all__ = [
     "MemoryBatches",
     "NamedSet",
     "PaddedBatches",
+    "Pairs",
     "Part",
     "RemoteFile",
     "SeriesBatches",
     "StreamBatch",
     "Streams",
+    "Subwords",
     "Table",
     "TagEncoder",
     "TaggedSequence",
@@ -44,14 +50,21 @@ __all__ = [
     "evaluation_streams",
     "fetch",
     "generated_table",
+    "hold_out",
     "is_held_out",
+    "join_words",
+    "limit_length",
     "load_corpus",
     "load_word2vec",
     "mackey_glass",
+    "make_pairs",
     "pad",
     "read_columns",
+    "read_parallel",
     "read_table",
     "read_text",
+    "read_tsv",
     "save_word2vec",
+    "split_words",
     "windows",
 ]

@@ -3,6 +3,7 @@
 from rnn_jax.models.forecaster import Forecaster
 from rnn_jax.models.language_model import LanguageModel
 from rnn_jax.models.readout import RecurrentReadout
+from rnn_jax.models.seq2seq import Seq2Seq
 from rnn_jax.models.word_vectors import WordVectors
 
-__all__ = ["Forecaster", "LanguageModel", "RecurrentReadout", "WordVectors"]
+__all__ = ["Forecaster", "LanguageModel", "RecurrentReadout", "Seq2Seq", "WordVectors"]
