@@ -86,26 +86,25 @@ def load_corpus(config: Any) -> Corpus:
     name, task = task_of(config)
     # A tenth of what is drawn is held out.
     count = round((config.pairs or task.pairs or 0) / 0.9)
+    dev = test = None
     if name == "numbers":
-        parts = number_words(count, config.largest)
+        train, dev, test = number_words(count, config.largest)
     elif name == "add":
-        parts = addition(count, config.digits)
+        train, dev, test = addition(count, config.digits)
     elif name in ("reverse", "copy"):
-        parts = symbols(name, count, config.longest)
+        train, dev, test = symbols(name, count, config.longest)
+    elif name == "multi30k":
+        train, test = multi30k()
     else:
-        if name == "multi30k":
-            train, test = multi30k()
-            given = {"train": train, "dev": None, "test": test}
-        else:
-            given = {part: _read(config, part) for part in ("train", "dev", "test")}
-            name = str(config.train or config.train_source)
-        train, dev, test = given["train"], given["dev"], given["test"]
-        skipped = sum(pairs.skipped for pairs in given.values() if pairs is not None)
-        if dev is None or test is None:
-            train, cut_dev, cut_test = hold_out(train, config.held_out)
-            dev, test = dev or cut_dev, test or cut_test
-        return Corpus(name, *(_cased(config, part) for part in (train, dev, test)), skipped)
-    return Corpus(name, *(_cased(config, part) for part in parts), 0)
+        train, dev, test = _read(config, "train"), _read(config, "dev"), _read(config, "test")
+        name = str(config.train or config.train_source)
+    # `task_of` has seen to it that there are pairs to train on.
+    assert train is not None
+    skipped = sum(pairs.skipped for pairs in (train, dev, test) if pairs is not None)
+    if dev is None or test is None:
+        train, cut_dev, cut_test = hold_out(train, config.held_out)
+        dev, test = dev or cut_dev, test or cut_test
+    return Corpus(name, _cased(config, train), _cased(config, dev), _cased(config, test), skipped)
 
 
 def _read(config: Any, part: str) -> "Pairs | None":

@@ -218,6 +218,11 @@ class Seq2Seq(nn.Module):
         # Not an attribute: Flax would freeze it.
         return cast_weights(self.get_variable("params", "decoder_loop"), self.dtype)
 
+    def _attend(self, encoded: Encoded, queries: Array) -> tuple[Array, Array]:
+        """Contexts and weights of queries [T, ..., B, H]."""
+        assert encoded.memory is not None
+        return self.scoring(self._scoring_params(), encoded.memory, queries)
+
     def _scoring_params(self) -> Params:
         if self.input_feeding or self.attention == "bahdanau":
             return self._loop_params()["attention"]
@@ -248,7 +253,7 @@ class Seq2Seq(nn.Module):
         if self.input_feeding:
             params = self._loop_params() | {"memory": encoded.memory}
             carry, (vectors, outputs) = unroll(self.loop, params, inputs, carry, gradient="autodiff")
-            _, weights = self.scoring(self._scoring_params(), encoded.memory, outputs)
+            _, weights = self._attend(encoded, outputs)
         elif self.attention == "bahdanau":
             params = self._loop_params() | {"memory": encoded.memory}
             first, upper = carry
@@ -256,7 +261,7 @@ class Seq2Seq(nn.Module):
             first, (outputs, contexts) = unroll(self.loop, params, inputs, first)
             # The loop does not keep its weights: that this is computed again costs nothing where it is not used.
             queries = jnp.concatenate([before[None], outputs[:-1]])
-            _, weights = self.scoring(self._scoring_params(), encoded.memory, queries)
+            _, weights = self._attend(encoded, queries)
             if self.num_layers > 1:
                 joined = self.drop(jnp.concatenate([outputs, contexts], axis=-1), deterministic=deterministic)
                 upper, outputs = self.decoder(joined, upper, deterministic=deterministic)
@@ -265,7 +270,7 @@ class Seq2Seq(nn.Module):
         else:
             carry, vectors = self.decoder(inputs, carry, deterministic=deterministic)
             if self.attention != "none":
-                contexts, weights = self.scoring(self._scoring_params(), encoded.memory, vectors)
+                contexts, weights = self._attend(encoded, vectors)
                 vectors = jnp.concatenate([contexts, vectors], axis=-1)
             if hasattr(self, "combine"):
                 vectors = self._combined(vectors)
