@@ -48,3 +48,16 @@ def test_squared_error_is_a_sum_over_what_is_not_masked():
 
 def test_examples_in_the_docstrings():
     assert doctest.testmod(losses).failed == 0
+
+
+def test_label_smoothing_is_the_cross_entropy_with_a_softened_target():
+    logits = jax.random.normal(jax.random.key(0), (4, 3, 5))
+    targets = jax.random.randint(jax.random.key(1), (4, 3), 0, 5)
+    mask = jnp.arange(4)[:, None] < jnp.array([4, 2, 0])
+    total, count = losses.cross_entropy(logits, targets, mask, label_smoothing=0.2)
+    soft = 0.8 * np.eye(5)[targets] + 0.2 / 5
+    expected = -(soft * np.asarray(jax.nn.log_softmax(logits))).sum(-1)[np.asarray(mask)].sum()
+    assert total == pytest.approx(expected, rel=1e-5)
+    assert count == 6
+    with pytest.raises(ValueError, match="label_smoothing: expected a number in"):
+        losses.cross_entropy(logits, targets, label_smoothing=1.0)

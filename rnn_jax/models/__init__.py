@@ -6,6 +6,7 @@ from rnn_jax.models.drawer import Drawer
 from rnn_jax.models.forecaster import Forecaster
 from rnn_jax.models.language_model import LanguageModel
 from rnn_jax.models.readout import RecurrentReadout
+from rnn_jax.models.seq2seq import Seq2Seq
 from rnn_jax.models.tagger import Tagger
 from rnn_jax.models.vector_classifier import VectorClassifier
 from rnn_jax.models.word_vectors import WordVectors
@@ -18,6 +19,7 @@ __all__ = [
     "Forecaster",
     "LanguageModel",
     "RecurrentReadout",
+    "Seq2Seq",
     "Tagger",
     "VectorClassifier",
     "WordVectors",

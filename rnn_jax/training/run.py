@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.data import Vocabulary
+from rnn_jax.data import BPE, Subwords, Vocabulary
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.files import write_json
 
@@ -52,7 +52,7 @@ class Run:
         Args:
             model: a dataclass (a Flax module) of `rnn_jax.models` whose fields are plain JSON values; or a dict of some
                 by name, each of which has a run of its own in the folder of that name inside this one.
-            vocabulary: a `Vocabulary`, or a dict of some by name, or None.
+            vocabulary: a `Vocabulary` or `Subwords`, or a dict of some by name, or None.
             data: what it is trained on: name, sha256, sizes. A resumed run must find the same.
 
         Raises:
@@ -89,13 +89,25 @@ class Run:
                 path.unlink()
             self.path.rmdir()
 
-    def write_result(self, *, metrics: Mapping[str, float | int], steps: int, seconds: float, parameters: int) -> None:
-        """Write `result.json`, the last act of a run. A metric that is not finite becomes null."""
+    def write_result(
+        self,
+        *,
+        metrics: Mapping[str, float | int],
+        steps: int,
+        seconds: float,
+        parameters: int,
+        signatures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write `result.json`, the last act of a run. A metric that is not finite becomes null.
+
+        `signatures` says how a metric was computed, by the metric's name, where there is more than one way.
+        """
         data = self.path / "data.json"
         result = {
             "experiment": self.experiment,
             "config": self.config,
             "metrics": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+            **({} if signatures is None else {"signatures": dict(signatures)}),
             "steps": steps,
             "seconds": round(seconds, 3),
             "parameters": parameters,
@@ -240,9 +252,10 @@ def _vocabulary_to_json(vocabulary: Any) -> Any:
 
 
 def _vocabulary_from_json(value: Any) -> Any:
-    if "symbols" in value and "level" in value:
-        return Vocabulary.from_json(json.dumps(value))
-    return {name: Vocabulary.from_json(json.dumps(one)) for name, one in value.items()}
+    if "symbols" not in value or "level" not in value:
+        return {name: _vocabulary_from_json(one) for name, one in value.items()}
+    kind = Subwords if value["level"] == BPE else Vocabulary
+    return kind.from_json(json.dumps(value))
 
 
 def _fresh(root: Path, experiment: str) -> Path:

@@ -1,4 +1,4 @@
-"""Decoding over a decode step whose distribution is known."""
+"""Greedy and sampled decoding over a step whose distribution is known."""
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,13 @@ def test_greedy_follows_the_likeliest_symbol_and_counts_its_steps():
     carry, tokens = decoding.greedy(successor, jnp.int32(0), jnp.array([3, 0]), 7)
     assert tokens.T.tolist() == [[4, 0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 1, 2]]
     assert carry == 7
+
+
+def test_after_its_end_a_sequence_repeats_it():
+    _, tokens = decoding.greedy(successor, jnp.int32(0), jnp.array([3, 0]), 7, end=1)
+    assert tokens.T.tolist() == [[4, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]
+    _, drawn = decoding.sample(successor, jnp.int32(0), jnp.array([3, 0]), 7, jax.random.key(0), end=1)
+    assert drawn.tolist() == tokens.tolist()
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])

@@ -1,4 +1,4 @@
-"""Decoding: greedy and sampled, over any decode step."""
+"""Decoding one symbol after another: the likeliest, or one drawn."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,6 +9,9 @@ from jaxtyping import Array, Float, Int
 from rnn_jax.typing import Carry, Key
 
 NOISE_BLOCK = 64
+
+# Carry, last tokens, which sequences have ended.
+_State = tuple[Any, Array, Array]
 
 
 @runtime_checkable
@@ -54,7 +57,9 @@ def warp(
     return logits
 
 
-def greedy(step: DecodeStep, carry: Carry, tokens: Int[Array, "*B"], length: int) -> tuple[Carry, Int[Array, "T *B"]]:
+def greedy(
+    step: DecodeStep, carry: Carry, tokens: Int[Array, "*B"], length: int, *, end: int | None = None
+) -> tuple[Carry, Int[Array, "T *B"]]:
     """Take the likeliest symbol `length` times.
 
     Args:
@@ -62,19 +67,28 @@ def greedy(step: DecodeStep, carry: Carry, tokens: Int[Array, "*B"], length: int
         carry: the decoder's carry before `tokens` is read.
         tokens: the last known symbol of each sequence, [B] or scalar.
         length: T, how many symbols to produce.
+        end: the symbol that ends a sequence: nothing but it follows; None: there is none.
 
     Returns:
         (carry, tokens [T, B]): the carry has read all but the last of them.
     """
 
-    def body(state: tuple[Carry, Array], _: None) -> tuple[tuple[Carry, Array], Array]:
-        carry, tokens = state
+    def body(state: _State, _: None) -> tuple[_State, Array]:
+        carry, tokens, ended = state
         carry, logits = step(carry, tokens)
-        tokens = jnp.argmax(logits, axis=-1).astype(tokens.dtype)
-        return (carry, tokens), tokens
+        tokens, ended = _hold(jnp.argmax(logits, axis=-1).astype(tokens.dtype), ended, end)
+        return (carry, tokens, ended), tokens
 
-    (carry, _), produced = jax.lax.scan(body, (carry, tokens), length=length)
+    (carry, _, _), produced = jax.lax.scan(body, (carry, tokens, jnp.zeros(tokens.shape, bool)), length=length)
     return carry, produced
+
+
+def _hold(tokens: Array, ended: Array, end: int | None) -> tuple[Array, Array]:
+    """After its end a sequence only repeats it."""
+    if end is None:
+        return tokens, ended
+    tokens = jnp.where(ended, end, tokens)
+    return tokens, ended | (tokens == end)
 
 
 def sample(
@@ -87,6 +101,7 @@ def sample(
     temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
+    end: int | None = None,
 ) -> tuple[Carry, Int[Array, "T *B"]]:
     """Sample `length` symbols, each from softmax(logits / temperature) cut by top-k and top-p.
 
@@ -96,6 +111,7 @@ def sample(
         temperature: above 0; below 1 sharpens the distribution, above 1 flattens it. May be traced.
         top_k: keep that many likeliest symbols; None keeps all.
         top_p: keep the smallest set of symbols with that much probability; None keeps all. May be traced.
+        end: see `greedy`.
 
     Returns:
         (carry, tokens [T, B]): the carry has read all but the last of them.
@@ -106,23 +122,26 @@ def sample(
     check_sampling(temperature, top_k, top_p)
     _, logits = jax.eval_shape(step, carry, tokens)
 
-    def body(state: tuple[Carry, Array], noise: Array) -> tuple[tuple[Carry, Array], Array]:
-        carry, tokens = state
+    def body(state: _State, noise: Array) -> tuple[_State, Array]:
+        carry, tokens, ended = state
         carry, logits = step(carry, tokens)
         drawn = jnp.argmax(warp(logits, temperature, top_k, top_p) + noise, axis=-1).astype(tokens.dtype)
-        return (carry, drawn), drawn
+        drawn, ended = _hold(drawn, ended, end)
+        return (carry, drawn, ended), drawn
 
     # argmax(logits + Gumbel noise) is a draw from the softmax. Noise for a block of steps at once costs a fraction of a
     # call of the generator per step, and bounds the memory.
-    def block(state: tuple[Carry, Array], key: Key, size: int) -> tuple[tuple[Carry, Array], Array]:
+    def block(state: _State, key: Key, size: int) -> tuple[_State, Array]:
         return jax.lax.scan(body, state, jax.random.gumbel(key, (size, *logits.shape), logits.dtype))
 
     whole, rest = divmod(length, NOISE_BLOCK)
     key_whole, key_rest = jax.random.split(key)
     state, produced = jax.lax.scan(
-        lambda state, key: block(state, key, NOISE_BLOCK), (carry, tokens), jax.random.split(key_whole, whole)
+        lambda state, key: block(state, key, NOISE_BLOCK),
+        (carry, tokens, jnp.zeros(tokens.shape, bool)),
+        jax.random.split(key_whole, whole),
     )
-    (carry, _), last = block(state, key_rest, rest)
+    (carry, _, _), last = block(state, key_rest, rest)
     return carry, jnp.concatenate([produced.reshape(whole * NOISE_BLOCK, *tokens.shape), last])
 
 

@@ -1,0 +1,162 @@
+"""A trained translator: sentences in, translations out, and what the mode flags of `experiments.seq2seq` do."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments.flags import FlagError
+from experiments.seq2seq_data import Side, tokens_of
+from experiments.translation_scores import score
+
+if TYPE_CHECKING:
+    from rnn_jax.models import Seq2Seq
+    from rnn_jax.training.run import Run
+
+REFERENCES = "references.txt"
+# Sentences searched at once, and the shapes they are padded to: each shape is a compilation.
+DECODE_BATCH, DECODE_BUCKETS, DECODE_MULTIPLE = 64, 3, 16
+
+
+class Translation(NamedTuple):
+    """One translation of a sentence, with its log-probability in nats and the score of the search."""
+
+    text: str
+    log_prob: float
+    score: float
+
+
+class Translator:
+    """Sentences in, the best translations of each out."""
+
+    def __init__(self, config: Any, model: "Seq2Seq", params: Any, source: Side, target: Side):
+        self.config, self.model, self.params, self.source, self.target = config, model, params, source, target
+
+    def __call__(self, sentences: Sequence[str], argument: str = "translate") -> list[list[Translation]]:
+        """The `n_best` translations of every sentence; [] of one that is blank."""
+        from rnn_jax.data import PaddedBatches
+
+        found: list[list[Translation]] = [[] for _ in sentences]
+        numbers = [number for number, sentence in enumerate(sentences) if sentence.strip()]
+        encoded = self.source.encode([sentences[number] for number in numbers], argument)
+        if not encoded:
+            return found
+        size = min(DECODE_BATCH, len(encoded))
+        for batch in PaddedBatches({"source": encoded}, {}, size, DECODE_BUCKETS, shuffle=False):
+            for column, translations in enumerate(self._search(batch["source"], batch["source_mask"])):
+                if batch["index"][column] >= 0:
+                    found[numbers[batch["index"][column]]] = translations
+        return found
+
+    def _search(self, source: Any, mask: Any) -> list[list[Translation]]:
+        """The translations of every column."""
+        import jax
+        import numpy as np
+
+        from rnn_jax.models.seq2seq import translate
+
+        # Padding changes nothing, and few lengths are compiled for.
+        more = -len(source) % DECODE_MULTIPLE
+        source, mask = (np.pad(array, ((0, more), (0, 0))) for array in (source, mask))
+        config = self.config
+        best = jax.device_get(
+            translate(
+                self.model,
+                {"params": self.params},
+                source,
+                mask,
+                end=self.target.end,
+                length=config.max_length,
+                beam_size=config.beam_size,
+                n_best=config.n_best,
+                length_penalty=config.length_penalty,
+                coverage_penalty=config.coverage_penalty,
+            )
+        )
+        return [
+            [
+                Translation(
+                    self.target.decode(best.tokens[: best.lengths[rank, column], rank, column]),
+                    float(best.log_probs[rank, column]),
+                    float(best.scores[rank, column]),
+                )
+                for rank in range(config.n_best)
+                if np.isfinite(best.log_probs[rank, column])
+            ]
+            for column in range(source.shape[1])
+        ]
+
+
+def plot_attention_of(run: "Run", translator: Translator, sentence: str) -> Any:
+    """Draw where the decoder looks while it translates a sentence; returns the image's path."""
+    import jax
+    import jax.numpy as jnp
+
+    from rnn_jax.models.seq2seq import attention_weights, shift
+    from rnn_jax.training.sequence_plots import plot_attention
+
+    source, target = translator.source, translator.target
+    read = source.encode([sentence])[0]
+    written = target.encode([translator([sentence])[0][0].text])[0]
+    weights = attention_weights(
+        translator.model,
+        {"params": translator.params},
+        jnp.asarray(read)[:, None],
+        jnp.ones((len(read), 1), bool),
+        shift(jnp.asarray(written)[:, None], target.end),
+    )
+    path = run.path / "attention.png"
+    plot_attention(jax.device_get(weights)[:, 0], source.symbols(read), target.symbols(written), path)
+    return path
+
+
+def translate_lines(config: Any, run: "Run") -> None:
+    """Print the translations of the sentences asked for."""
+    from rnn_jax.training.run import load
+
+    if config.translate is not None and not config.translate.strip():
+        raise FlagError(f"--translate: expected a sentence, found {config.translate!r}")
+    loaded = load(run.path)
+    tokens = tokens_of(config)
+    source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
+    target = Side(loaded.vocabulary["target"], tokens)
+    translator = Translator(config, loaded.model, loaded.params, source, target)
+    argument = "translate" if config.translate is not None else "translate_file"
+    for sentences in _requests(config):
+        for found in translator(sentences, argument):
+            _show(found, config.n_best)
+    if config.translate is not None and config.attention != "none":
+        print(f"attention map in {plot_attention_of(run, translator, config.translate)}", file=sys.stderr)
+
+
+def _requests(config: Any) -> Iterator[list[str]]:
+    """The sentences to translate, in groups to be translated together."""
+    from rnn_jax.data import read_text
+
+    if config.translate is not None:
+        yield [config.translate]
+    elif config.translate_file == "-":
+        for line in sys.stdin:
+            yield [line.rstrip("\n")]
+    else:
+        lines = read_text(str(config.translate_file), "translate_file").split("\n")
+        yield lines[:-1] if lines[-1] == "" else lines
+
+
+def _show(found: list[Translation], n_best: int) -> None:
+    if n_best == 1:
+        # An empty line keeps the lines of a file in step.
+        print(found[0].text if found else "", flush=True)
+        return
+    for rank, one in enumerate(found, 1):
+        print(f"{rank}\t{one.score:.4f}\t{one.log_prob:.4f}\t{one.text}", flush=True)
+
+
+def score_file(path: str, run: "Run") -> None:
+    """Print the scores of a file of hypotheses against the references that a run was tested on."""
+    from rnn_jax.data import read_text
+
+    references = run.path / REFERENCES
+    if not references.exists():
+        raise FlagError(f"--workdir: expected a run that has been tested, found no {REFERENCES} in {run.path}")
+    hypotheses, wanted = (read_text(one, "bleu_of").removesuffix("\n").split("\n") for one in (path, references))
+    print(score(hypotheses, wanted))

@@ -1,0 +1,224 @@
+"""The translator from the command line, on a few short sentences."""
+
+import contextlib
+import io
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnn_jax
+from experiments.runner import run_experiment
+from experiments.seq2seq import Seq2SeqConfig, main
+from experiments.seq2seq_data import Side
+from experiments.translation_scores import score
+
+WORDS = {"one": "ein", "two": "zwei", "red": "roter", "big": "großer", "dog": "Hund", "cat": "Kater"}
+SMALL = ["--hidden_size=8", "--embedding_size=4", "--batch_size=8", "--buckets=1", "--eval_every=none", "--warmup=0"]
+
+
+def seq2seq(*arguments):
+    """Run the experiment; returns (exit code, standard output, standard error)."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        run_experiment("seq2seq", Seq2SeqConfig, main, [str(argument) for argument in arguments])
+    return stopped.value.code, out.getvalue(), err.getvalue()
+
+
+def sentences(count, seed):
+    random = np.random.default_rng(seed)
+    chosen = [random.choice(list(WORDS), random.integers(1, 4)).tolist() for _ in range(count)]
+    return [" ".join(words) + "." for words in chosen], [" ".join(map(WORDS.get, words)) + "." for words in chosen]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    for part, count, seed in (("train", 60, 0), ("dev", 8, 1), ("test", 6, 2)):
+        source, target = sentences(count, seed)
+        if part == "train":
+            source[3] = ""
+            source[4] = target[4] = "one " * 30
+        (folder / f"{part}.en").write_text("\n".join(source) + "\n")
+        (folder / f"{part}.de").write_text("\n".join(target) + "\n")
+    return folder
+
+
+def parallel(files):
+    return [
+        f"--{part}_{side}={files}/{part}.{language}"
+        for part in ("train", "dev", "test")
+        for side, language in (("source", "en"), ("target", "de"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    """A trained run, for tests that only read it, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    code, out, err = seq2seq(
+        *parallel(files), f"--workdir={run}", "--steps=12", "--vocab_size=40", "--max_length=25", *SMALL
+    )
+    assert code == 0, err
+    return run, out
+
+
+def read(run, name):
+    return json.loads((run / name).read_text())
+
+
+@pytest.mark.slow
+def test_a_run_leaves_all_that_was_promised(trained, files):
+    run, out = trained
+    result = read(run, "result.json")
+    assert set(result["metrics"]) == {
+        "val_loss",
+        "test_bleu",
+        "test_chrf",
+        "test_exact_match",
+        "test_perplexity",
+        "tokens_per_second",
+    }
+    assert "case:lc" in result["signatures"]["test_bleu"]
+    assert "tok:13a" in result["signatures"]["test_bleu"]
+    assert "skipped 1 pairs with an empty side" in out
+    assert "dropped 1 training and 0 validation pairs of over 25 symbols" in out
+    assert result["data"]["sizes"] == {"train": 58, "valid": 8, "test": 6}
+    for name in ("config.json", "metrics.jsonl", "loss.png", "vocabulary.json", "attention.png", "checkpoints"):
+        assert (run / name).exists()
+    assert (run / "references.txt").read_text() == (files / "test.de").read_text()
+    assert len((run / "hypotheses.txt").read_text().splitlines()) == 6
+
+
+@pytest.mark.slow
+def test_the_run_is_all_that_a_script_needs(trained, files):
+    """Perplexity and subwords from `rnn_jax.load` alone."""
+    run, _ = trained
+    loaded = rnn_jax.load(run)
+    source, target = (Side(loaded.vocabulary[name], "bpe") for name in ("source", "target"))
+    assert target.decode(target.encode(["zwei roter Hund."])[0]) == "zwei roter Hund."
+    pairs = zip(*((files / f"test.{language}").read_text().splitlines() for language in ("en", "de")), strict=True)
+    nats = words = 0
+    for english, german in pairs:
+        sides = source.encode([english])[0], target.encode([german])[0]
+        read_, written = (jnp.asarray(ids)[:, None] for ids in sides)
+        nats -= loaded.model.apply(
+            {"params": loaded.params}, read_, read_ >= 0, written, written >= 0, target.end, method="log_prob"
+        )[0]
+        # Words, the full stop and the end.
+        words += len(german.split()) + 2
+    assert read(run, "result.json")["metrics"]["test_perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_translating_does_not_train(trained, files, tmp_path, monkeypatch):
+    run, _ = trained
+    before = read(run, "result.json")
+    code, out, err = seq2seq(f"--workdir={run}", "--translate=two red dog.")
+    assert code == 0, err
+    assert len(out.splitlines()) == 1
+    assert "attention.png" in err
+    code, ranked, _ = seq2seq(f"--workdir={run}", "--translate=two red dog.", "--n_best=3", "--beam_size=5")
+    rows = [line.split("\t") for line in ranked.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert rows[0][3] == out.rstrip("\n")
+    assert float(rows[0][1]) >= float(rows[1][1]) >= float(rows[2][1])
+    request = tmp_path / "request.txt"
+    request.write_text("two red dog.\n\none cat.\n")
+    code, out_file, _ = seq2seq(f"--workdir={run}", f"--translate_file={request}")
+    lines = out_file.split("\n")
+    assert lines[0] == out.rstrip("\n")
+    assert lines[1] == ""
+    assert len(lines) == 4
+    monkeypatch.setattr("sys.stdin", io.StringIO(request.read_text()))
+    assert seq2seq(f"--workdir={run}", "--translate_file=-")[1] == out_file
+    assert read(run, "result.json") == before
+
+
+@pytest.mark.slow
+def test_scoring_a_file_of_hypotheses(trained, files, tmp_path):
+    run, _ = trained
+    code, out, _ = seq2seq(f"--workdir={run}", f"--bleu_of={files}/test.de")
+    assert code == 0
+    assert out.startswith("BLEU 100.00  chrF 100.00  exact match 1.0000")
+    code, out, _ = seq2seq(f"--workdir={run}", f"--bleu_of={run}/hypotheses.txt")
+    assert f"BLEU {read(run, 'result.json')['metrics']['test_bleu']:.2f}" in out
+    code, _, err = seq2seq(f"--workdir={run}", f"--bleu_of={files}/dev.de")
+    assert (code, err) == (2, "seq2seq: --bleu_of: expected 6 lines, as many as there are references, found 8\n")
+
+
+def test_bleu_is_that_of_the_paper_by_hand():
+    """Precisions 4/5, 3/4, 2/3, 1/2 and no brevity penalty."""
+    found = score(["A man sleeps on grass"], ["a man sleeps on a sofa"])
+    precisions = [4 / 5, 3 / 4, 2 / 3, 1 / 2]
+    brevity = math.exp(1 - 6 / 5)
+    assert found.bleu == pytest.approx(100 * brevity * math.exp(sum(map(math.log, precisions)) / 4))
+    assert found.exact_match == 0
+
+
+@pytest.mark.slow
+def test_symbols_with_scheduled_sampling_and_without_attention(tmp_path):
+    run = tmp_path / "run"
+    code, out, err = seq2seq(
+        "--task=copy", "--attention=none", "--pairs=60", "--longest=4", f"--workdir={run}", "--steps=3",
+        "--teacher_forcing_schedule=linear", "--reverse_source", "--dropout=0.1", "--label_smoothing=0.1",
+        "--max_length=5", *SMALL,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "exact match by length: " in out
+    assert (run / "exact_match_by_length.png").exists()
+    assert not (run / "attention.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train_source=F/train.en"], "--train_target: expected the file that goes with --train_source, found none"),
+        (["--train_source=F/train.en", "--train_target=F/dev.de"], "found 60 in"),
+        (["--train=F/train.en"], "expected source<TAB>target, found one column in line 1"),
+        (["--dev=F/train.en"], "--train: expected pairs to train on"),
+        (["--train=a.tsv", "--dev_source=a"], "--train: expected pairs in one file or in two"),
+        (["--train=/no/such/file.tsv"], "/no/such/file.tsv"),
+        (["--translate=one"], "--translate: expected a trained run as --workdir, found none"),
+        (["--translate=one", "--workdir=EMPTY"], "--workdir: expected a trained run, found none"),
+        (["--bleu_of=x", "--workdir=EMPTY"], "--workdir: expected a trained run, found none"),
+        (["--attention=bahdanau", "--input_feeding", "--task=add", "--pairs=90"], "--input_feeding: expected"),
+        (["--hidden_size=7", "--task=add", "--pairs=90"], "--hidden_size: expected an even number"),
+        (["--teacher_forcing=2"], "--teacher_forcing: expected a number at least 0 and at most 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(files, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"F/": f"{files}/", "EMPTY": f"{tmp_path}/empty"}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    code, out, err = seq2seq(*arguments)
+    assert code == 2, err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--translate= "], "--translate: expected a sentence, found ' '"),
+        (["--translate=one", "--n_best=9"], "--n_best: expected at most --beam_size=5, found 9"),
+    ],
+)
+def test_bad_requests_to_a_run(trained, arguments, message):
+    code, _, err = seq2seq(f"--workdir={trained[0]}", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_lists_the_flags_and_exits_with_0():
+    code, out, _ = seq2seq("--help")
+    assert code == 0
+    for name in ("--train_source", "--attention", "--beam_size", "--translate_file", "--bleu_of", "--label_smoothing"):
+        assert name in out
