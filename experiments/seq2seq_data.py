@@ -134,7 +134,7 @@ class Side:
 
     Attributes:
         vocabulary: a `rnn_jax.data.Vocabulary` or `Subwords`.
-        tokens: "word": punctuation is set apart, as `split_words` does it; "char" or "bpe".
+        tokens: "word": punctuation is set apart, as `set_marks_apart` does it; "char" or "bpe".
         lowercase: whether sentences are lower-cased.
         reverse: whether the symbols stand in reversed order, before the end mark.
     """
@@ -147,7 +147,7 @@ class Side:
     @classmethod
     def learn(cls, config: Any, lines: Sequence[str], reverse: bool = False) -> "Side":
         """The side whose vocabulary is that of training sentences."""
-        from rnn_jax.data import Subwords, Vocabulary, split_words
+        from rnn_jax.data import Subwords, Vocabulary, set_marks_apart
 
         tokens, size = tokens_of(config), config.vocab_size or task_of(config)[1].vocab_size
         if tokens == "bpe":
@@ -155,7 +155,7 @@ class Side:
                 raise FlagError("--vocab_size: expected a number of subwords for --tokens=bpe, found none")
             vocabulary = Subwords.learn(lines, size)
         else:
-            text = "".join(f"{split_words(line) if tokens == 'word' else line}\n" for line in lines)
+            text = "".join(f"{set_marks_apart(line) if tokens == 'word' else line}\n" for line in lines)
             # A limit makes room for a symbol that stands for unknown characters.
             limit = config.vocab_size or 0x110000
             vocabulary = Vocabulary.from_text(text, tokens, limit, config.min_count)
@@ -168,13 +168,13 @@ class Side:
 
     def encode(self, lines: Iterable[str], argument: str = "text") -> list[np.ndarray]:
         """Every sentence as int32 ids with the end mark last."""
-        from rnn_jax.data import split_words
+        from rnn_jax.data import set_marks_apart
 
         prepared = []
         for line in lines:
             line = line.replace("\n", " ")
             line = line.lower() if self.lowercase else line
-            prepared.append(split_words(line) if self.tokens == "word" else line)
+            prepared.append(set_marks_apart(line) if self.tokens == "word" else line)
         if not prepared:
             return []
         ids = self.vocabulary.encode("".join(f"{line}\n" for line in prepared), argument=argument)
@@ -184,12 +184,12 @@ class Side:
 
     def decode(self, ids: np.ndarray) -> str:
         """The sentence of ids, up to the first end mark."""
-        from rnn_jax.data import join_words
+        from rnn_jax.data import join_marks
 
         ends = np.flatnonzero(ids == self.end)
         ids = ids[: ends[0]] if len(ends) else ids
         text = self.vocabulary.decode(ids[::-1] if self.reverse else ids)
-        return join_words(text) if self.tokens == "word" else text
+        return join_marks(text) if self.tokens == "word" else text
 
     def symbols(self, ids: np.ndarray) -> list[str]:
         """The symbols, one by one, for a plot."""

@@ -7,7 +7,7 @@ from rnn_jax.data.encoding import TextEncoder
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
 from rnn_jax.data.grammar import grammar_texts
-from rnn_jax.data.joiners import join_words, split_words
+from rnn_jax.data.joiners import join_marks, set_marks_apart
 from rnn_jax.data.keyed_vectors import KeyedVectors, load_word2vec, save_word2vec
 from rnn_jax.data.labelled import LabelledTexts, read_labelled
 from rnn_jax.data.labelled_sets import LABELLED_SETS, load_labelled_set
@@ -61,7 +61,7 @@ __all__ = [
     "grammar_texts",
     "hold_out",
     "is_held_out",
-    "join_words",
+    "join_marks",
     "limit_length",
     "load_corpus",
     "load_labelled_set",
@@ -76,6 +76,7 @@ __all__ = [
     "read_text",
     "read_tsv",
     "save_word2vec",
+    "set_marks_apart",
     "split_words",
     "windows",
     "word_pieces",

@@ -8,13 +8,13 @@ JOINER = "\uffed"
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-def split_words(text: str) -> str:
+def set_marks_apart(text: str) -> str:
     """Words and marks, each set apart by blanks; a mark of its own tells which were not.
 
-    `join_words(split_words(text)) == text`, but for runs of blanks, which become one, and the joiner itself, which is
+    `join_marks(set_marks_apart(text)) == text`, but for runs of blanks, which become one, and the joiner itself, which is
     taken out.
 
-    >>> split_words("A man, smiling (twice).")
+    >>> set_marks_apart("A man, smiling (twice).")
     'A man ￭, smiling (￭twice ￭) ￭.'
     """
     words = []
@@ -24,8 +24,8 @@ def split_words(text: str) -> str:
     return " ".join(words)
 
 
-def join_words(text: str) -> str:
-    """The inverse of `split_words`."""
+def join_marks(text: str) -> str:
+    """The inverse of `set_marks_apart`."""
     return text.replace(f" {JOINER}", "").replace(JOINER, "")
 
 

@@ -5,7 +5,16 @@ import gzip
 import numpy as np
 import pytest
 
-from rnn_jax.data import DataError, hold_out, join_words, limit_length, make_pairs, read_parallel, read_tsv, split_words
+from rnn_jax.data import (
+    DataError,
+    hold_out,
+    join_marks,
+    limit_length,
+    make_pairs,
+    read_parallel,
+    read_tsv,
+    set_marks_apart,
+)
 from rnn_jax.data.joiners import count_words
 from rnn_jax.data.number_words import LANGUAGES, marked, number_words, spell
 from rnn_jax.data.symbol_tasks import addition, symbols
@@ -85,8 +94,8 @@ def test_long_sentences_are_dropped_or_cut_and_counted():
 
 @pytest.mark.parametrize("text", ["A man, smiling (twice).", "don't - stop…", "a  b", "«Bonjour!», dit-il", "3.1%"])
 def test_words_and_joiners_are_undone(text):
-    words = split_words(text)
-    assert join_words(words) == " ".join(text.split())
+    words = set_marks_apart(text)
+    assert join_marks(words) == " ".join(text.split())
     assert count_words(text) == len(words.split())
     assert all(word.lstrip("\uffed").isalnum() or len(word.lstrip("\uffed")) == 1 for word in words.split())
 
