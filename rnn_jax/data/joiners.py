@@ -11,8 +11,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 def set_marks_apart(text: str) -> str:
     """Words and marks, each set apart by blanks; a mark of its own tells which were not.
 
-    `join_marks(set_marks_apart(text)) == text`, but for runs of blanks, which become one, and the joiner itself, which is
-    taken out.
+    `join_marks(set_marks_apart(text)) == text`, but for runs of blanks, which become one, and the joiner itself, which
+    is taken out.
 
     >>> set_marks_apart("A man, smiling (twice).")
     'A man ￭, smiling (￭twice ￭) ￭.'
