@@ -8,7 +8,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -64,7 +64,12 @@ class Sentiment(TrainingConfig):
     cell: str = "lstm"
     hidden_size: int = 64
     num_layers: int = 1
-    members: int = flag(4, "networks trained side by side, whose probabilities are averaged", group="model", minimum=1)
+    members: int | None = flag(
+        None,
+        "networks trained side by side, whose probabilities are averaged (default: 1 for builtin, else 4)",
+        group="model",
+        minimum=1,
+    )
     bidirectional: bool = flag(False, "read the text from both ends", group="model")
     pooling: Literal["last", "mean", "max", "attention"] = flag("max", "how outputs become one vector", group="model")
     embedding_size: int | None = flag(
@@ -76,9 +81,19 @@ class Sentiment(TrainingConfig):
         group="model",
         check=_check_pieces,
     )
-    dropout: float = 0.5
-    word_dropout: float = flag(
-        0.1, "share of the words that training makes unknown", group="model", minimum=0, maximum=0.99
+    dropout: float | None = flag(
+        None,
+        "share of the activations dropped (default: 0.2 for builtin, else 0.5)",
+        group="model",
+        minimum=0,
+        maximum=0.99,
+    )
+    word_dropout: float | None = flag(
+        None,
+        "share of the words that training makes unknown (default: 0 for builtin, else 0.1)",
+        group="model",
+        minimum=0,
+        maximum=0.99,
     )
     dtype: str = "float32"
 
@@ -90,6 +105,21 @@ class Sentiment(TrainingConfig):
     epochs: float | None = 8
     max_seconds: float | None = 420.0
     eval_every: int | None = 100
+
+
+class Regularisation(NamedTuple):
+    """What keeps a network from learning its texts by heart; see the flags of these names."""
+
+    members: int
+    dropout: float
+    word_dropout: float
+
+
+def regularisation(config: Sentiment) -> Regularisation:
+    """The flags, or what --train decides: sentences of a grammar leave nothing to chance, and each word counts."""
+    defaults = Regularisation(1, 0.2, 0.0) if config.train == BUILTIN else Regularisation(4, 0.5, 0.1)
+    given = {name: value for name in Regularisation._fields if (value := getattr(config, name)) is not None}
+    return defaults._replace(**given)
 
 
 def main(config: Sentiment, run: "Run") -> None:
@@ -114,6 +144,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     from rnn_jax.training.confusion import accuracy, confusion_matrix, f1_scores, macro_f1, plot_confusion
     from rnn_jax.training.state import parameter_count
 
+    regular = regularisation(config)
     splits = read_splits(config)
     classes = check_classes(splits["train"], {name: split for name, split in splits.items() if name != "train"})
     labels = {
@@ -151,10 +182,10 @@ def train_model(config: Sentiment, run: "Run") -> None:
             pooling=config.pooling,
             embedding_size=embedding_size(config, vectors),
             pieces=encoder.pieces,
-            dropout=config.dropout,
-            word_dropout=config.word_dropout,
+            dropout=regular.dropout,
+            word_dropout=regular.word_dropout,
             unknown=encoder.vocabulary.index[str(encoder.vocabulary.unknown)],
-            members=config.members,
+            members=regular.members,
             dtype=config.dtype,
         )
         first = batches["train"].at(0)
