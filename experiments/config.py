@@ -26,6 +26,11 @@ class TrainingConfig:
     workdir: str | None = None
     init_from: str | None = None
     devices: int | None = None
+    shard_params: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    connect_timeout: int = 60
     eval_every: int | None = None
     checkpoint_every: int | None = None
     sample_every: int | None = None

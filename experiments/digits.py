@@ -114,10 +114,8 @@ def part(config: DigitsConfig, run: "Run", folder: str) -> "tuple[DigitsConfig, 
     """The configuration and the run of one network in a folder of its own; "" is the run itself."""
     if not folder:
         return config, run
-    path = run.path / folder
     source = None if config.init_from is None else os.path.join(config.init_from, folder)
-    resumed = (path / "config.json").exists()
-    return dataclasses.replace(config, init_from=source), dataclasses.replace(run, path=path, resumed=resumed)
+    return dataclasses.replace(config, init_from=source), run.part(folder)
 
 
 def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: "list[Trained]") -> dict[str, float]:

@@ -32,6 +32,7 @@ class Surroundings:
         on_trained: told the name of the monitored metric and the values of the best evaluation.
         time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
         steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
+        devices: over how many to spread a batch, whatever the configuration says; None: as that says.
     """
 
     share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
@@ -40,6 +41,7 @@ class Surroundings:
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     time_factor: int = 1
     steps_per_dispatch: int | None = None
+    devices: int | None = None
 
 
 ALONE = Surroundings()
@@ -79,7 +81,8 @@ class Joint:
 
         def shared(state: Any, block: Any, learning_rates: Any) -> Any:
             leaves = jax.tree.map(jnp.asarray, (state, block, learning_rates))
-            shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(leaves))
+            # Runs on different devices go off separately, and at the same time.
+            shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in jax.tree.leaves(leaves))
             return self._meet(_Request((jax.tree.structure(leaves), shapes), train_step, leaves))
 
         return shared

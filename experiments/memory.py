@@ -138,9 +138,7 @@ def main(config: Memory, run: "Run") -> None:
             part_config = dataclasses.replace(config, cells=cell)
             if config.init_from is not None:
                 part_config = dataclasses.replace(part_config, init_from=f"{config.init_from}/{cell_label(cell)}")
-            path = run.path / cell_label(cell)
-            stored = run.config | {"cells": cell, "init_from": part_config.init_from}
-            part = dataclasses.replace(run, path=path, config=stored, resumed=(path / "config.json").exists())
+            part = run.part(cell_label(cell), cells=cell, init_from=part_config.init_from)
             try:
                 outcomes[cell] = train_cell(part_config, part, cell, batches)
             except NonFinite as error:
@@ -220,7 +218,7 @@ def diverged(config: Memory, run: "Run", cell: str, batches: Any, error: Excepti
 
     print(f"{cell}: {error}; it is measured as it was at its best before")
     best = load(run.path).params
-    checkpoints = Checkpoints(run.path / "checkpoints", create=False)
+    checkpoints = Checkpoints(run.checkpoints, create=False)
     assert checkpoints.progress is not None
     checkpoints.close()
     return measure(config, cell, batches, best, checkpoints.progress.step, checkpoints.progress.seconds)

@@ -6,10 +6,11 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from experiments import flags
+from experiments import flags, several
 
 _BAD_INPUT, _FAILED = 2, 1
 
@@ -44,6 +45,8 @@ def run_experiment(
         # The reader of our output has gone; so that the interpreter's last flush does not complain:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
+    if code and several.joined():
+        several.leave(code)
     sys.exit(code)
 
 
@@ -58,13 +61,17 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         return _say(name, error, _BAD_INPUT)
 
     _keep_freed_memory()
+    if getattr(parsed.config, "coordinator", None) is not None:
+        several.silence_runtime()
     from rnn_jax.data import DataError
+    from rnn_jax.training import processes
     from rnn_jax.training.loop import Interrupted, NonFinite
     from rnn_jax.training.run import RunError
 
     run = None
     try:
-        run = _open_run(name, parsed)
+        several.join(name, parsed)
+        run = several.open_run(name, lambda: _open_run(name, parsed))
         config = flags.restored(parsed.config, run.config)
         if getattr(config, "sweep", None) is not None:
             from experiments.sweep import run_sweep
@@ -73,8 +80,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         else:
             main(config, run)
         return 0
-    except (flags.FlagError, DataError) as error:
-        return _say(name, error, _BAD_INPUT)
+    except (flags.FlagError, DataError, processes.ConnectError) as error:
+        return _say(name, f"--{error}" if isinstance(error, processes.ConnectError) else error, _BAD_INPUT)
     except RunError as error:
         return _say(name, f"--{error}", _BAD_INPUT)
     except NonFinite as error:
@@ -84,6 +91,14 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     except Interrupted as error:
         workdir = shlex.quote(str(run.path)) if run else ""
         return _say(name, f"{error}; resume: python -m {program} --workdir={workdir}", 128 + error.signal_number)
+    except Exception as error:
+        if not several.joined():
+            raise
+        farewell = processes.farewell_for(error)
+        if farewell is not None:
+            return _say(name, farewell.removeprefix(f"{name}: "), _FAILED)
+        traceback.print_exc(file=several.standard_error())
+        return _FAILED
     finally:
         if run is not None:
             run.discard()
@@ -122,5 +137,5 @@ def _keep_freed_memory() -> None:
 
 
 def _say(name: str, message: object, code: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {message}", file=several.standard_error(), flush=True)
     return code

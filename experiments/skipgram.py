@@ -299,7 +299,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     given = distributions(model, counts, keep=keep, noise=noise, noise_bits=cumulative_bits(noise))
     key = jax.random.key(config.seed)
     state = TrainState.create(start or model.initial(key)._asdict(), optax.identity(), key=key)
-    checkpoints = Checkpoints(run.path / "checkpoints")
+    checkpoints = Checkpoints(run.checkpoints)
     before = checkpoints.progress or Progress()
     if checkpoints.progress is not None:
         state = checkpoints.restore(state)

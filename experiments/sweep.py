@@ -164,6 +164,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             on_trained=member.trained,
             time_factor=len(group),
             steps_per_dispatch=1,
+            devices=1,
         )
         context = contextvars.copy_context()
         context.run(SURROUNDINGS.set, around)

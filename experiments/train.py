@@ -17,7 +17,7 @@ from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.plots import plot_loss
 from rnn_jax.training.run import Run, RunError, load
 from rnn_jax.training.schedules import make_schedule
-from rnn_jax.training.sharding import batch_sharding
+from rnn_jax.training.sharding import BatchSharding, batch_sharding
 from rnn_jax.training.state import TrainState
 from rnn_jax.training.step import Loss, make_train_step
 from rnn_jax.training.stop import StopRule
@@ -80,9 +80,14 @@ def train(
         FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not.
         Interrupted, NonFinite: see `fit`.
     """
+    around = SURROUNDINGS.get()
     with checked():
         sharding = batch_sharding(
-            config.batch_size, devices=config.devices, batch_axis=batch_axis, carry_axis=carry_axis
+            config.batch_size,
+            devices=around.devices or config.devices,
+            batch_axis=batch_axis,
+            carry_axis=carry_axis,
+            shard_params=config.shard_params,
         )
         rates = make_schedule(
             config.schedule,
@@ -105,8 +110,10 @@ def train(
     state = TrainState.create(params, optimizer, carry=carry, key=jax.random.key(config.seed))
     if sharding is not None:
         state = sharding.place(state)
-    checkpoints = Checkpoints(run.path / "checkpoints")
-    around = SURROUNDINGS.get()
+        # An evaluation is each process's own affair.
+        evaluate = _of_whole(evaluate, sharding)
+        sample = None if sample is None else _of_whole(sample, sharding)
+    checkpoints = Checkpoints(run.checkpoints)
     display = around.make_display(unit)
     if checkpoints.progress is None:
         display.message(f"training in {run.path}")
@@ -138,7 +145,7 @@ def train(
             display=display,
             steps_per_dispatch=around.steps_per_dispatch,
         )
-        best = checkpoints.restore(result.state, best=True)
+        best = checkpoints.restore(result.state, best=True).params
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"
@@ -146,7 +153,14 @@ def train(
     progress = result.progress
     if around.on_trained is not None:
         around.on_trained(monitor, progress.best_values)
-    return Trained(best.params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+    if sharding is not None:
+        best = sharding.whole(best)
+    return Trained(best, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+
+
+def _of_whole(function: Callable[..., Any], sharding: BatchSharding) -> Callable[..., Any]:
+    """`function(params, ...)`, given parameters that this process can use alone."""
+    return lambda params, *rest: function(sharding.whole(params), *rest)
 
 
 def _watched(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from rnn_jax.training import processes
 from rnn_jax.training.step import TrainStep
 
 # Below this many seconds a step, the host's work for a dispatch (a few tenths of a millisecond) is worth sharing.
@@ -136,11 +137,13 @@ class Dispatcher:
         free_at = last_done
         try:
             while True:
-                count = 0 if interrupted() else self._count(end - step, max(free_at, self.seconds), step)
+                begin = max(free_at, self.seconds)
+                count = 0 if interrupted() else self._count(end - step, begin, step)
+                rates = processes.agree(self._rates(step, count, begin))
                 issued = None
-                if count:
-                    issued = self._issue(step, count, max(free_at, self.seconds))
-                    step += count
+                if rates:
+                    issued = self._issue(step, rates)
+                    step += len(rates)
                     free_at = max(free_at, self.seconds) + issued.expected
                 if pending is not None:
                     metrics = jax.device_get(pending.metrics)
@@ -157,10 +160,15 @@ class Dispatcher:
         finally:
             self._used, self._started = self.seconds, None
 
-    def _issue(self, step: int, count: int, begin: float) -> "_Pending":
-        block = self._batches.block(step, count)
-        pace = 0.0 if math.isnan(self.seconds_per_step) else self.seconds_per_step
-        rates = [self._rate(step + index, begin + index * pace) for index in range(count)]
+    @property
+    def _pace(self) -> float:
+        return 0.0 if math.isnan(self.seconds_per_step) else self.seconds_per_step
+
+    def _rates(self, step: int, count: int, begin: float) -> list[float | int]:
+        return [self._rate(step + index, begin + index * self._pace) for index in range(count)]
+
+    def _issue(self, step: int, rates: list[float | int]) -> "_Pending":
+        block = self._batches.block(step, len(rates))
         issued = self.seconds
         shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(block))
         compiled = shapes not in self._compiled
@@ -168,7 +176,7 @@ class Dispatcher:
         if compiled:
             self._compiled.add(shapes)
             self._compile_seconds = max(self._compile_seconds, self.seconds - issued)
-        return _Pending(step + 1, rates, metrics, issued, compiled, count * pace)
+        return _Pending(step + 1, rates, metrics, issued, compiled, len(rates) * self._pace)
 
     def _measure(self, pending: "_Pending", metrics: dict[str, np.ndarray], elapsed: float) -> None:
         sample = np.array([len(pending.rates), float(np.sum(metrics["count"])), elapsed])

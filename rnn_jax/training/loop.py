@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from rnn_jax.training import processes
 from rnn_jax.training.checkpoint import Checkpoints, Progress
 from rnn_jax.training.dispatch import Batches, Block, Dispatcher
 from rnn_jax.training.display import Display
@@ -135,6 +136,10 @@ def fit(
         if checkpoints is not None:
             cleanup.callback(checkpoints.wait)
         saved_step = progress.step
+
+        def caught() -> int | None:
+            return processes.any_signal(signals.received)
+
         while True:
             first = progress.step
             boundaries = [(first // every + 1) * every for every in intervals]
@@ -143,7 +148,7 @@ def fit(
                 # A run that is resumed after its end.
                 end = first
             try:
-                with contextlib.closing(dispatcher.run(first, end, lambda: signals.received is not None)) as blocks:
+                with contextlib.closing(dispatcher.run(first, end, lambda: caught() is not None)) as blocks:
                     for block in blocks:
                         report.training(block)
                         progress = dataclasses.replace(progress, step=block.last)
@@ -153,10 +158,11 @@ def fit(
                     checkpoints.save(dispatcher.state, progress)
                 raise
             step = progress.step
-            seconds, reason = dispatcher.seconds, None
+            seconds, out_of_time = processes.agree((dispatcher.seconds, dispatcher.out_of_time))
+            reason = None
             if last_step is not None and step >= last_step:
                 reason = "steps"
-            elif stop.max_seconds is not None and dispatcher.out_of_time:
+            elif stop.max_seconds is not None and out_of_time:
                 # Rounded up, so that a run that is resumed after its end does not squeeze in one more step.
                 seconds, reason = max(seconds, stop.max_seconds), "max_seconds"
             progress = dataclasses.replace(progress, seconds=float(seconds))
@@ -164,6 +170,7 @@ def fit(
             best = False
             if evaluate is not None and (reason or _due(eval_every, first, step)) and progress.evaluated_step != step:
                 values = {name: float(value) for name, value in evaluate(dispatcher.state.params).items()}
+                values = processes.agree(values)
                 best = values[monitor] < progress.best_values.get(monitor, math.inf)
                 progress = progress.evaluated(values, best)
                 report.evaluation(progress, values, best)
@@ -171,15 +178,18 @@ def fit(
                     reason = reason or "patience"
             if _reached(target, progress, monitor):
                 reason = reason or "target"
-            leaving = reason is not None or signals.received is not None
+            stopped = processes.agree(caught())
+            leaving = reason is not None or stopped is not None
             unsaved = saved_step != step and (leaving or _due(checkpoint_every, first, step))
             if checkpoints is not None and (best or unsaved):
                 progress = checkpoints.save(dispatcher.state, progress, best=best)
                 saved_step = step
             if sample is not None and _due(sample_every, first, step):
                 report.sample(sample(dispatcher.state.params, step))
-            if signals.received is not None:
-                raise Interrupted(signals.received, step)
+            if reason is not None and stopped is None:
+                stopped = processes.agree(caught())
+            if stopped is not None:
+                raise Interrupted(stopped, step)
             if reason is not None:
                 return FitResult(dispatcher.state, progress, reason, dispatcher.mean_units_per_second)
 

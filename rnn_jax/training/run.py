@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.data import BPE, Subwords, Vocabulary
+from rnn_jax.training import processes
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.files import write_json
 
@@ -39,12 +40,30 @@ class Run:
         experiment: the name of the experiment.
         config: its configuration, as JSON holds it.
         resumed: whether the folder held the run before.
+        shared: the folder of the first of several processes, which holds the checkpoints of all; None: this one.
     """
 
     path: Path
     experiment: str
     config: dict[str, Any]
     resumed: bool = False
+    shared: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return (self.shared or self.path) / "checkpoints"
+
+    def part(self, folder: str, **settings: Any) -> "Run":
+        """The run in a folder of this one, for one of several models; its configuration differs by `settings`."""
+        path = self.path / folder
+        return dataclasses.replace(
+            self,
+            path=path,
+            config=self.config | settings,
+            resumed=processes.agree((path / "config.json").exists()),
+            shared=None if self.shared is None else self.shared / folder,
+        )
 
     def begin(self, *, model: Any, vocabulary: Any = None, data: Mapping[str, Any] | None = None) -> None:
         """Create the folder and write all that `load` will need.
@@ -81,7 +100,7 @@ class Run:
 
     def discard(self) -> None:
         """Take the folder of a fresh run away if it holds nothing but what `begin` wrote."""
-        if self.resumed or not self.path.is_dir():
+        if self.resumed or self.shared is not None or not self.path.is_dir():
             return
         found = list(self.path.iterdir())
         if {path.name for path in found} <= _BEGINNING:

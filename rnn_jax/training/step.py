@@ -87,5 +87,24 @@ def make_train_step(
 
     if sharding is None:
         return jax.jit(train_step, donate_argnums=0)
-    placed = sharding.state, sharding.block, sharding.replicated
-    return jax.jit(train_step, donate_argnums=0, in_shardings=placed, out_shardings=(placed[0], sharding.replicated))
+    return _Sharded(train_step, sharding)
+
+
+class _Sharded:
+    """A training step over the devices of a mesh, compiled for the shardings of the first state it is given."""
+
+    def __init__(self, train_step: TrainStep, sharding: BatchSharding):
+        self._train_step = train_step
+        self._sharding = sharding
+        self._jitted: Any = None
+
+    def __call__(self, state: Any, block: Any, learning_rates: Any) -> tuple[Any, dict[str, Any]]:
+        if self._jitted is None:
+            placed, whole = self._sharding.state(state), self._sharding.replicated
+            self._jitted = jax.jit(
+                self._train_step,
+                donate_argnums=0,
+                in_shardings=(placed, self._sharding.block, whole),
+                out_shardings=(placed, whole),
+            )
+        return self._jitted(state, self._sharding.place_block(block), learning_rates)
