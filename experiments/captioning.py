@@ -4,7 +4,7 @@ python -m experiments.captioning --context=both
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
 from experiments.flags import checked, flag
@@ -31,6 +31,8 @@ class Captioning(TrainingConfig):
     objects (a size, a colour and a shape together) that occur in no training scene, test_new_objects_exact_match.
     An .npz file of one's own: numpy.savez(PATH, images=uint8 [N, height, width, channels], captions=text [N]).
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     train: str = flag(SCENES, "what to learn from: scenes, or PATH of an .npz of images and captions")
     dev: str | None = flag(None, "PATH of an .npz to validate on, in place of a tenth of --train")
@@ -138,9 +140,9 @@ def train_model(config: Captioning, run: "Run") -> None:
     )
     print(describe_parameters(params))
 
-    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> Any:
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array, **rates: Any) -> Any:
         tokens, mask = batch["tokens"], batch["tokens_mask"]
-        logits: Any = model.apply(
+        logits: Any = model.clone(**rates).apply(
             {"params": params},
             batch["image"],
             tokens[:-1],

@@ -8,7 +8,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -35,6 +35,8 @@ class CharLM(TrainingConfig):
 
     val_loss keeps the carry over the whole validation text; val_loss_window starts afresh each 256 symbols.
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout", "weight_drop")
 
     corpus: str = flag("builtin", "text to learn: builtin, shakespeare, ptb, text8, enwik8, wikitext2, or a PATH")
     valid: str | None = flag(None, "PATH of a validation text, in place of the end of the corpus")
@@ -150,10 +152,10 @@ def train_model(config: CharLM, run: "Run") -> None:
     )
     print(describe_parameters(params))
 
-    def loss(params: Any, carry: Any, batch: StreamBatch, key: jax.Array) -> Any:
+    def loss(params: Any, carry: Any, batch: StreamBatch, key: jax.Array, **rates: Any) -> Any:
         fresh = model.apply({"params": params}, (config.batch_size,), method="initial_carry")
         carry = jax.tree.map(lambda start, goes_on: jnp.where(batch.first, start, goes_on), fresh, carry)
-        result: Any = model.apply(
+        result: Any = model.clone(**rates).apply(
             {"params": params}, batch.inputs, carry, deterministic=not model.is_random, rngs={"dropout": key}
         )
         carry, logits = result

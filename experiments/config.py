@@ -1,11 +1,18 @@
 """The part of a configuration that every training experiment has."""
 
 import dataclasses
+from typing import ClassVar
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How an experiment trains. A subclass states its own fields, and its own defaults for these."""
+    """How an experiment trains. A subclass states its own fields, and its own defaults for these.
+
+    Attributes:
+        traced: the names of rates of dropout that its loss takes as keyword arguments, see `experiments.train.train`.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ()
 
     batch_size: int = 64
     optimizer: str = "adamw"

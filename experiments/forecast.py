@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -34,6 +34,8 @@ class Forecast(TrainingConfig):
     units count alike. Beside it stand persistence (the last row again) and a linear autoregression by least squares,
     whose order is the one that validates best.
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     train: str = flag(
         BUILTIN, "CSV with a header, one row a time step; builtin: Mackey-Glass and a season", placeholder="PATH"
@@ -137,8 +139,8 @@ def train_model(config: Forecast, run: "Run") -> None:
     print(f"{table.name}: columns {', '.join(table.columns)}; rows {counts}; run in {run.path}")
     print(describe_parameters(params))
 
-    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> Any:
-        result: Any = model.apply(
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array, **rates: Any) -> Any:
+        result: Any = model.clone(**rates).apply(
             {"params": params}, batch[:-1], deterministic=config.dropout == 0, rngs={"dropout": key}
         )
         forecasts, targets = result[1][config.context :], batch[config.context + 1 :]

@@ -33,6 +33,7 @@ class Surroundings:
         time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
         steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
         devices: over how many to spread a batch, whatever the configuration says; None: as that says.
+        traced: names of rates that the program is not to know, because other runs have others.
     """
 
     share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
@@ -42,6 +43,7 @@ class Surroundings:
     time_factor: int = 1
     steps_per_dispatch: int | None = None
     devices: int | None = None
+    traced: frozenset[str] = frozenset()
 
 
 ALONE = Surroundings()

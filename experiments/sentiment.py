@@ -8,7 +8,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -40,6 +40,8 @@ class Sentiment(TrainingConfig):
 
     Results are those of --test; where there is none, those of the dev set, which has also chosen the checkpoint.
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     train: str = flag(
         BUILTIN,
@@ -212,8 +214,8 @@ def train_model(config: Sentiment, run: "Run") -> None:
     balance = counts.sum() / (len(classes) * np.maximum(counts, 1)) if config.class_weight else np.ones(len(classes))
     weights = jnp.asarray(balance, jnp.float32)
 
-    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> Any:
-        logits: Any = model.apply(
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array, **rates: Any) -> Any:
+        logits: Any = model.clone(**rates).apply(
             {"params": params},
             *inputs_of(batch),
             deterministic=False,

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -31,6 +31,8 @@ class Seq2SeqConfig(TrainingConfig):
     The default task is numbers in words, English to French and German, the language asked for by a mark in the source:
     "fr: twenty-one". test_exact_match, test_bleu and test_chrf are of free decoding, test_perplexity is per word.
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     task: Literal["numbers", "add", "reverse", "copy", "multi30k"] = flag(
         "numbers", "what to translate, where no files are given"
@@ -260,10 +262,11 @@ def make_loss(config: Seq2SeqConfig, model: "Seq2Seq", end: int) -> Callable[...
     if lowest is None:
         lowest = 1.0 if schedule == "constant" else 0.0
 
-    def loss(params: Any, step: Any, batch: Any, key: Any) -> Any:
+    def loss(params: Any, step: Any, batch: Any, key: Any, **rates: Any) -> Any:
+        network: Any = model.clone(**rates)
         variables, inputs = {"params": params}, shift(batch["target"], end)
         if lowest == 1:
-            logits: Any = model.apply(
+            logits: Any = network.apply(
                 variables,
                 batch["source"],
                 batch["source_mask"],
@@ -273,7 +276,7 @@ def make_loss(config: Seq2SeqConfig, model: "Seq2Seq", end: int) -> Callable[...
             )
         else:
             logits = sampled_logits(
-                model,
+                network,
                 variables,
                 batch["source"],
                 batch["source_mask"],

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments import flags
 from experiments.joint import SURROUNDINGS, Joint, Surroundings, halve
+from rnn_jax.cells import INITIAL_OPTIONS, parse
 from rnn_jax.sweep import Space
 from rnn_jax.training.display import Display
 from rnn_jax.training.files import replaced, write_json, write_text
@@ -104,11 +105,37 @@ def static_groups(members: Sequence[Member]) -> list[list[Member]]:
     """The runs that can share a program: those whose configurations differ in nothing that decides its shape."""
     groups: dict[str, list[Member]] = {}
     for member in members:
-        fixed = {name: value for name, value in flags.stored(member.config).items() if name not in TRACED}
-        # What is None is left out of the program.
-        fixed |= {name: getattr(member.config, name, None) is None for name in _BY_THE_OPTIMISER}
+        config = member.config
+        # What a resumed run may change, such as how often to evaluate, is not in the program either.
+        varying = TRACED | flags.free(type(config)) | set(traced_rates(config))
+        fixed = {name: value for name, value in flags.stored(config).items() if name not in varying}
+        # What is None is left out of the program, and so is dropout of 0.
+        fixed |= {name: getattr(config, name, None) is None for name in _BY_THE_OPTIMISER}
+        fixed |= {name: getattr(config, name) for name in traced_rates(config) if not getattr(config, name)}
+        if isinstance(fixed.get("cell"), str):
+            fixed["cell"] = _shape_of(fixed["cell"])
         groups.setdefault(repr(sorted(fixed.items())), []).append(member)
     return list(groups.values())
+
+
+def traced_rates(config: Any) -> tuple[str, ...]:
+    """The rates of dropout that a program of this experiment need not know."""
+    # As arrays of float32 they would not go with numbers of fewer bits.
+    return getattr(config, "traced", ()) if getattr(config, "dtype", "float32") == "float32" else ()
+
+
+def _shape_of(cell: str) -> tuple[Any, ...]:
+    """What of a cell decides its program: all but the options that decide its first parameters."""
+    name, options = parse(cell)
+    return name, *sorted((option, repr(value)) for option, value in options.items() if option not in INITIAL_OPTIONS)
+
+
+def _differing(group: Sequence[Member]) -> frozenset[str]:
+    """The rates of dropout that are not the same for all, where the program need not know them."""
+    first = group[0].config
+    return frozenset(
+        name for name in traced_rates(first) if len({getattr(member.config, name) for member in group}) > 1
+    )
 
 
 def run_sweep(name: str, main: Callable[[Any, Any], None], config: Any, run: Run) -> None:
@@ -153,6 +180,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
     method = getattr(config, "sweep_method", "auto")
     method = int(method) if method.isdecimal() else method
     joint = Joint(len(group), method)
+    traced = _differing(group)
     board = _Board(group, label)
     output = _ThreadOutput(sys.stdout)
     threads = []
@@ -165,6 +193,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             time_factor=len(group),
             steps_per_dispatch=1,
             devices=1,
+            traced=traced,
         )
         context = contextvars.copy_context()
         context.run(SURROUNDINGS.set, around)

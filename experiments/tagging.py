@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -54,6 +54,8 @@ class Tagging(TrainingConfig):
     --test or --dev a tenth of the sentences, chosen by hash, is held out for testing; without --dev a twentieth of the
     others tells which checkpoint is best. Labels such as B-NP, I-NP and O are scored as spans (test_f1) too.
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     train: str = flag(
         BUILTIN,
@@ -203,8 +205,8 @@ def train_model(config: Tagging, run: "Run") -> None:
     print(f"{len(encoder.label_names)} labels: {', '.join(encoder.label_names)}; run in {run.path}")
     print(describe_parameters(params))
 
-    def loss(params: Any, carry: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
-        found = model.apply(
+    def loss(params: Any, carry: Any, batch: Mapping[str, Any], key: jax.Array, **rates: Any) -> Any:
+        found = model.clone(**rates).apply(
             {"params": params},
             batch["tokens"],
             batch["labels"],

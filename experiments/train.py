@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
 from experiments.joint import SURROUNDINGS
+from rnn_jax.layers.dropout import TracedRate
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Batches
 from rnn_jax.training.loop import fit
@@ -64,7 +66,8 @@ def train(
         config: optimiser, schedule, limits and intervals.
         run: see `Run.begin`.
         params: the initial parameters; `config.init_from` or a checkpoint takes their place.
-        loss: see `rnn_jax.training.step.Loss`.
+        loss: see `rnn_jax.training.step.Loss`. It may be given some of `config.traced` besides, as keyword arguments:
+            each a `TracedRate`, to be used in place of the configuration's number.
         batches: see `rnn_jax.training.dispatch.Batches`.
         evaluate: params -> metrics, `monitor` among them.
         carry: the first carry of the loss.
@@ -81,6 +84,9 @@ def train(
         Interrupted, NonFinite: see `fit`.
     """
     around = SURROUNDINGS.get()
+    rates_given = {name: getattr(config, name) for name in config.traced if name in around.traced}
+    if rates_given:
+        loss, batches = _with_rates(loss), _Rated(batches, rates_given)
     with checked():
         sharding = batch_sharding(
             config.batch_size,
@@ -156,6 +162,30 @@ def train(
     if sharding is not None:
         best = sharding.whole(best)
     return Trained(best, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+
+
+class _Rated:
+    """Batches, each with the rates of dropout of this run beside it."""
+
+    def __init__(self, batches: Batches, rates: Mapping[str, float]):
+        self._batches = batches
+        self._rates = rates
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._batches.steps_per_epoch
+
+    def block(self, step: int, count: int) -> Any:
+        rates = {name: np.full(count, rate, np.float32) for name, rate in self._rates.items()}
+        return self._batches.block(step, count), rates
+
+
+def _with_rates(loss: Any) -> Loss:
+    def rated(params: Any, carry: Any, batch: Any, key: jax.Array) -> Any:
+        batch, rates = batch
+        return loss(params, carry, batch, key, **{name: TracedRate(rate) for name, rate in rates.items()})
+
+    return rated
 
 
 def _of_whole(function: Callable[..., Any], sharding: BatchSharding) -> Callable[..., Any]:

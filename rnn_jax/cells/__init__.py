@@ -16,9 +16,13 @@ from rnn_jax.cells.zoneout import draw_zoneout, zoneout
 
 CELLS: dict[str, Callable[..., Cell]] = {"elman": elman, "gru": gru, "jordan": jordan, "lstm": lstm}
 
+# Options that decide the first parameters and nothing else.
+INITIAL_OPTIONS = frozenset(("forget_bias", "chrono", "kernel_init", "recurrent_init", "bias_init"))
+
 __all__ = [
     "ACTIVATIONS",
     "CELLS",
+    "INITIAL_OPTIONS",
     "Cell",
     "ElmanCarry",
     "GRUCarry",

@@ -34,7 +34,7 @@ class LSTMCarry(NamedTuple):
 def lstm(
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float | int = 1.0,
     chrono: int | None = None,
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",

@@ -1,4 +1,6 @@
-"""Dropout with one mask a sequence, and dropout of whole words."""
+"""Dropout with one mask a sequence, dropout of whole words, and rates that are known only inside a program."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -6,6 +8,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn_jax.typing import Tokens
+
+
+class TracedRate(float):
+    """A rate of dropout that is traced, so that one program serves many: `model.clone(dropout=TracedRate(rate))`.
+
+    It takes the place of a number in every module that hands it to Flax's Dropout, which subtracts it from 1. Whether
+    there is any dropout is decided before a program is compiled: in comparisons it lies between 0 and 1. Used in any
+    other way it is nan, which no training survives unnoticed.
+    """
+
+    rate: Any
+
+    def __new__(cls, rate: Any) -> "TracedRate":  # noqa: D102
+        made = super().__new__(cls, "nan")
+        made.rate = rate
+        return made
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self.rate
+
+    def __ge__(self, other: Any) -> bool:
+        return other <= 0
+
+    def __le__(self, other: Any) -> bool:
+        return other >= 1
 
 
 class VariationalDropout(nn.Module):

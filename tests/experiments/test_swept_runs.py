@@ -1,6 +1,7 @@
 """--sweep: runs trained together are the runs alone."""
 
 import csv
+import importlib
 import json
 import math
 import shlex
@@ -11,10 +12,12 @@ import pytest
 from test_runner import run
 
 from experiments import joint, sweep
-from experiments.charlm import CharLM, main
+from experiments.charlm import CharLM
+from experiments.config import TrainingConfig
 from experiments.flags import FlagError, assign, command, parse
 from experiments.joint import Joint, halve
 from experiments.runner import run_experiment
+from rnn_jax.sweep import Space
 from rnn_jax.training.metrics import read_metrics
 
 
@@ -149,28 +152,72 @@ def test_bad_input_is_one_line(arguments, message, tmp_path):
     assert errors.count("\n") == 1
 
 
+TOGETHER = {
+    "charlm": (
+        "--hidden_size=5 --batch_size=4 --bptt=6 --steps=100 --eval_every=50 --sample_length=5 --warmup=3",
+        "learning_rate=1e-3,1e-2;dropout=0.1,0.3;weight_drop=0.1,0.2;cell=lstm,lstm(forget_bias=-1)",
+    ),
+    "sentiment": (
+        "--hidden_size=4 --embedding_size=4 --batch_size=8 --steps=100 --eval_every=50",
+        "learning_rate=1e-3,1e-2;dropout=0.1,0.3;seed=0,1",
+    ),
+    "seq2seq": (
+        "--hidden_size=4 --embedding_size=4 --batch_size=8 --steps=100 --eval_every=100 --task=copy --beam_size=1"
+        " --buckets=1 --pairs=300",
+        "learning_rate=1e-3,1e-2;dropout=0.1,0.3;clip_norm=0.1,1",
+    ),
+}
+
+
 @pytest.mark.slow
-def test_charlm_together_and_alone(tmp_path, monkeypatch, capsys, programs):
-    """Truncated backpropagation with a carry, dropout and sampling."""
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("the quick brown fox jumps over the lazy dog. " * 40)
-    flags = [f"--corpus={corpus}", "--hidden_size=5", "--batch_size=4", "--bptt=6", "--steps=100", "--eval_every=50"]
-    flags += ["--dropout=0.2", "--sample_length=5", "--cell=gru", "--warmup=3"]
+@pytest.mark.parametrize("name", TOGETHER)
+def test_an_experiment_together_and_alone(name, tmp_path, capsys, programs):
+    """A carry, rates of dropout, first parameters and clipping differ within one program."""
+    module = importlib.import_module(f"experiments.{name}")
+    config_class = next(c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__
+                        and issubclass(c, TrainingConfig))  # fmt: skip
+    common, space = TOGETHER[name]
+    flags = common.split()
+    if name == "charlm":
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+        flags.append(f"--corpus={corpus}")
 
     def start(*more):
         with pytest.raises(SystemExit) as end:
-            run_experiment("charlm", CharLM, main, [*flags, *more])
+            run_experiment(name, config_class, module.main, [*flags, *more])
         assert end.value.code == 0, capsys.readouterr().err
 
-    start("--sweep=learning_rate=1e-3,1e-2", "--sweep_method=vmap", f"--workdir={tmp_path / 's'}")
-    assert len(programs) == 1
-    start("--learning_rate=1e-2", f"--workdir={tmp_path / 'alone'}")
-    expected, found = losses(tmp_path / "alone"), losses(tmp_path / "s" / "runs" / "001")
-    assert found.keys() == expected.keys()
-    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
-    alone, swept = (json.loads((tmp_path / p / "result.json").read_text()) for p in ("alone", "s/runs/001"))
-    assert swept["config"] == alone["config"]
-    assert swept["metrics"]["val_loss"] == pytest.approx(alone["metrics"]["val_loss"], rel=1e-5)
+    start(f"--sweep={space}", "--sweep_method=vmap", f"--workdir={tmp_path / 's'}")
+    # One for each length of a batch, of which copying has four.
+    assert len(programs) == (4 if name == "seq2seq" else 1)
+    rows = table(tmp_path / "s")
+    for number in (0, len(rows) - 1):
+        setting = Space.parse(space).grid()[number]
+        folder = tmp_path / f"alone{number}"
+        start(*(f"--{key}={value}" for key, value in setting.items()), f"--workdir={folder}")
+        together = tmp_path / "s" / "runs" / f"{number:03}"
+        expected, found = losses(folder), losses(together)
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+        alone, swept = (
+            json.loads((path / "result.json").read_text())
+            for path in (folder, tmp_path / "s" / "runs" / f"{number:03}")
+        )
+        assert swept["config"] == alone["config"]
+
+
+def test_what_runs_may_differ_in_and_share_a_program(tmp_path):
+    def groups(space):
+        config = parse([f"--sweep={space}", "--dropout=0.1"], CharLM).config
+        return [len(group) for group in sweep.static_groups(sweep.members_of(config, tmp_path))]
+
+    assert groups("learning_rate=1e-3,1e-2;dropout=0.1,0.2;seed=0..1;temperature=0.5,1;eval_every=5,10") == [32]
+    assert groups("cell=lstm(forget_bias=0),lstm(forget_bias=2),lstm,lstm(recurrent_init=glorot)") == [4]
+    assert groups("cell=lstm,gru") == groups("hidden_size=8,16") == groups("cell=gru,gru(reset=before)") == [1, 1]
+    assert groups("dropout=0,0.1,0.2") == [1, 2]
+    assert groups("dtype=bfloat16;dropout=0.1,0.2") == [1, 1]
+    assert groups("clip_norm=none,1,2;optimizer=adam,sgd") == [1, 1, 2, 2]
 
 
 def test_halving_never_keeps_what_is_not_finite():
