@@ -73,7 +73,7 @@ def ours(arguments: argparse.Namespace, lexicon: Any, ids: Any, seed: int) -> tu
 
     from rnn_jax.data.keyed_vectors import KeyedVectors
     from rnn_jax.data.words import cumulative_bits, keep_probabilities, noise_distribution
-    from rnn_jax.models.word_vector_training import train
+    from rnn_jax.models.word_vector_training import LEARNING_RATES, train
     from rnn_jax.models.word_vectors import WordVectors, distributions
 
     jax.clear_caches()
@@ -96,7 +96,7 @@ def ours(arguments: argparse.Namespace, lexicon: Any, ids: Any, seed: int) -> tu
     )
     key = jax.random.key(seed)
     tables = model.initial(key)
-    rate, epochs = arguments.learning_rate, arguments.epochs
+    rate, epochs = arguments.learning_rate or LEARNING_RATES[arguments.model], arguments.epochs
     for progress in train(model, given, tables, jnp.asarray(ids), key, epochs=epochs, learning_rate=rate):
         tables = progress.tables
     vectors = np.asarray(tables.input)
@@ -164,7 +164,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--objective", choices=("negative_sampling", "nce", "softmax"), default="negative_sampling")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--learning_rate", type=float, default=0.025)
+    parser.add_argument("--learning_rate", type=float, help="ours (default: that of the experiment)")
     parser.add_argument("--json", help="file to keep the figures in")
     return parser.parse_args()
 

@@ -81,7 +81,7 @@ def train_model(config: Captioning, run: "Run") -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from experiments.train import describe_parameters, train
+    from experiments.train import describe_parameters, initial_params, train
     from rnn_jax import losses
     from rnn_jax.data import END_OF_LINE, UNKNOWN_WORD, PaddedBatches, Vocabulary
     from rnn_jax.models import Captioner
@@ -122,9 +122,7 @@ def train_model(config: Captioning, run: "Run") -> None:
             word_dropout=config.word_dropout,
             dtype=config.dtype,
         )
-        params = jax.jit(model.init)(jax.random.key(config.seed), train_set.images[:1], jnp.zeros((1, 1), jnp.int32))[
-            "params"
-        ]
+        params = initial_params(model, jax.random.key(config.seed), train_set.images[:1], jnp.zeros((1, 1), jnp.int32))
     run.begin(
         model=model,
         vocabulary=vocabulary,

@@ -124,7 +124,7 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    from experiments.train import describe_parameters
+    from experiments.train import describe_parameters, initial_params
     from rnn_jax import losses
     from rnn_jax.data.digits import CLASSES, folds
     from rnn_jax.models import VectorClassifier
@@ -140,7 +140,7 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
             dropout=config.dropout,
             dtype=config.dtype,
         )
-        params = jax.jit(model.init)(jax.random.key(config.seed), as_sequence(digits.images[:1], config.read))["params"]
+        params = initial_params(model, jax.random.key(config.seed), as_sequence(digits.images[:1], config.read))
 
     def loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
         return losses.cross_entropy(apply(as_sequence(images, config.read)), labels, mask)
@@ -182,7 +182,7 @@ def train_drawer(
     import numpy as np
     from sklearn.svm import SVC
 
-    from experiments.train import describe_parameters
+    from experiments.train import describe_parameters, initial_params
     from rnn_jax import losses
     from rnn_jax.data.digits import CLASSES, LEVELS, SIDE
     from rnn_jax.models import Drawer
@@ -200,9 +200,9 @@ def train_drawer(
             dropout=config.dropout,
             dtype=config.dtype,
         )
-        params = jax.jit(model.init)(
-            jax.random.key(config.seed), jnp.zeros(1, jnp.int32), as_pixels(digits.images[:1])
-        )["params"]
+        params = initial_params(
+            model, jax.random.key(config.seed), jnp.zeros(1, jnp.int32), as_pixels(digits.images[:1])
+        )
 
     def loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
         pixels = as_pixels(images)

@@ -91,7 +91,7 @@ def train_model(config: Forecast, run: "Run") -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from experiments.train import describe_parameters, train
+    from experiments.train import describe_parameters, initial_params, train
     from rnn_jax import losses
     from rnn_jax.data import DataError, LinearAutoregression, SeriesBatches, generated_table, read_table
     from rnn_jax.models import Forecaster
@@ -127,7 +127,7 @@ def train_model(config: Forecast, run: "Run") -> None:
             dtype=config.dtype,
         )
         example = jnp.zeros((1, config.batch_size, len(table.columns)))
-        params: Any = jax.jit(model.init)(jax.random.key(config.seed), example)["params"]
+        params: Any = initial_params(model, jax.random.key(config.seed), example)
     splits = Splits(*(model.standardise(part) for part in splits))
     batches = SeriesBatches(splits.train, config.context + config.bptt + 1, config.batch_size, config.seed)
     sizes = {"train": len(splits.train)} | {

@@ -8,6 +8,7 @@ thread alone is at work, so the runs need not know of each other.
 import contextvars
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,10 @@ ALONE = Surroundings()
 SURROUNDINGS: contextvars.ContextVar[Surroundings] = contextvars.ContextVar("surroundings", default=ALONE)
 
 
+# Steps by which the faster way is found: each way once to compile, then twice.
+_TRIALS = 6
+
+
 class Joint:
     """The meeting place of the runs.
 
@@ -63,6 +68,7 @@ class Joint:
         self.method = method
         self.programs: dict[Any, Callable[..., Any]] = {}
         self._chunks: dict[Any, int] = {}
+        self._trials: dict[Any, list[float]] = {}
         self._memory = memory
         self._active = count
         self._waiting: list[_Request] = []
@@ -125,10 +131,31 @@ class Joint:
         self._turn.notify_all()
 
     def _step(self, group: list["_Request"]) -> list[Any]:
-        kind, function = group[0].kind, group[0].function
+        kind = group[0].kind
         if kind not in self._chunks:
-            self._chunks[kind] = self._chunk(function, group[0].value, len(group))
-        chunk = self._chunks[kind]
+            self._chunks[kind] = self._chunk(group[0].function, group[0].value, len(group))
+            if self.method == "auto" and self._chunks[kind] > 1 and jax.default_backend() == "cpu":
+                self._trials[kind] = []
+        trial = self._trials.get(kind)
+        if trial is None:
+            results, self._chunks[kind] = self._take(group, self._chunks[kind])
+            return results
+        # Whether a CPU is faster at all at once depends on its cores and caches: tried in turns, compilation apart.
+        start = time.perf_counter()
+        results, chunk = self._take(group, 1 if len(trial) % 2 == 0 else self._chunks[kind])
+        jax.block_until_ready(results)
+        trial.append((time.perf_counter() - start) / len(group))
+        if chunk > 1:
+            self._chunks[kind] = chunk
+        if len(trial) == _TRIALS:
+            if min(trial[2::2]) <= min(trial[3::2]):
+                self._chunks[kind] = 1
+            del self._trials[kind]
+        return results
+
+    def _take(self, group: list["_Request"], chunk: int) -> tuple[list[Any], int]:
+        """One step of each, so many at once; also the number that memory allowed."""
+        kind, function = group[0].kind, group[0].function
         while chunk > 1 and 2 * len(group) <= chunk:
             chunk = -(-chunk // 2)
         results = []
@@ -142,8 +169,7 @@ class Joint:
                 chunk = -(-chunk // 2)
                 continue
             results += program(*arguments)[: len(members)]
-        self._chunks[kind] = chunk
-        return results
+        return results, chunk
 
     def _chunk(self, function: TrainStep, example: Any, count: int) -> int:
         """How many runs to try to take at once."""

@@ -28,14 +28,9 @@ EVALUATED_AT_ONCE = 128
 
 def split_cells(text: str) -> tuple[str, ...]:
     """Cut a list of cells at the commas outside parentheses, blanks removed."""
-    parts, depth = [""], 0
-    for letter in re.sub(r"\s", "", text):
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return tuple(parts)
+    from rnn_jax.sweep import split_outside_parentheses
+
+    return tuple(re.sub(r"\s", "", part) for _, part in split_outside_parentheses(text, ","))
 
 
 def cell_label(cell: str) -> str:
@@ -189,7 +184,7 @@ def train_cell(config: Memory, run: "Run", cell: str, batches: Any) -> Outcome:
 
     valid = batches.held_out(1, VALIDATED)
     model = make_model(config, cell)
-    params = initial_params(config, model, batches)
+    params = first_params(config, model, batches)
     run.begin(model=model, data=describe_data(batches))
     print(f"{cell}: {parameter_count(params):,} parameters; run in {run.path}")
 
@@ -232,26 +227,20 @@ def measure(config: Memory, cell: str, batches: Any, best: Any, steps: int, seco
     model = make_model(config, cell)
     score = evaluate(model, best, config.task, test)[metric_name(config.task)]
     print(f"{cell}: {metric_name(config.task)} {score:.6f} after {steps} steps, {seconds:.0f} s")
-    stages = {"at initialisation": initial_params(config, model, batches), "after training": best}
+    stages = {"at initialisation": first_params(config, model, batches), "after training": best}
     shares = {stage: gradient_shares(model, params, config.task, test) for stage, params in stages.items()}
     return Outcome(score, steps, seconds, parameter_count(best), shares)
 
 
-def initial_params(config: Memory, model: "RecurrentReadout", batches: Any) -> Any:
+def first_params(config: Memory, model: "RecurrentReadout", batches: Any) -> Any:
     """The parameters at the start, drawn from the seed."""
     import jax
 
     from experiments.flags import checked
+    from experiments.train import initial_params
 
     with checked():
-        return _init()(model, jax.random.key(config.seed), batches.at(0).inputs[:1])["params"]
-
-
-@functools.cache
-def _init() -> Callable[..., Any]:
-    import jax
-
-    return jax.jit(lambda model, key, inputs: model.init(key, inputs), static_argnums=0)
+        return initial_params(model, jax.random.key(config.seed), batches.at(0).inputs[:1])
 
 
 def task_loss(task: str, outputs: Any, targets: Any) -> Any:

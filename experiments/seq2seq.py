@@ -147,7 +147,7 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     import jax
     import jax.numpy as jnp
 
-    from experiments.train import describe_parameters, train
+    from experiments.train import describe_parameters, initial_params, train
     from rnn_jax.data import PaddedBatches, limit_length
     from rnn_jax.models import Seq2Seq
     from rnn_jax.training.state import parameter_count
@@ -181,7 +181,7 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
             dtype=config.dtype,
         )
         tokens = jnp.zeros((1, 1), jnp.int32)
-        params = jax.jit(model.init)(jax.random.key(config.seed), tokens, tokens == 0, tokens)["params"]
+        params = initial_params(model, jax.random.key(config.seed), tokens, tokens == 0, tokens)
     run.begin(
         model=model,
         vocabulary={"source": source.vocabulary, "target": target.vocabulary},
@@ -235,7 +235,7 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     ]:
         print(f"--- {sentence}\n    {hypothesis}\n    {reference}")
     if config.attention != "none":
-        print(f"attention map in {plot_attention_of(run, translator, corpus.test.source[0])}")
+        print(f"attention map in {plot_attention_of(run, translator, _worth_drawing(corpus.test.source, source))}")
     if task_of(config)[0] in ("reverse", "copy"):
         plot_lengths(run, exact_match_by_length(corpus.test.source, hypotheses, corpus.test.target))
     for name, value in metrics.items():
@@ -249,6 +249,11 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
         signatures=scores.signatures,
     )
     print(f"hypotheses, results and curves in {run.path}")
+
+
+def _worth_drawing(sentences: Sequence[str], source: Any, symbols: int = 20) -> str:
+    """One long enough for a pattern to be seen, and short enough for its labels to be read."""
+    return min(sentences[:100], key=lambda sentence: abs(len(source.encode([sentence])[0]) - symbols))
 
 
 def make_loss(config: Seq2SeqConfig, model: "Seq2Seq", end: int) -> Callable[..., Any]:

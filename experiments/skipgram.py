@@ -29,7 +29,7 @@ NEIGHBOURS = 8
 FEWEST = 1_000
 # Steps need updates: a small corpus gets smaller blocks.
 POSITIONS_A_TILE = 4_000
-MOST_TILES = 64
+MOST_TILES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,9 @@ class SkipGram:
     window: int = flag(5, "most words on either side that count as context", group="model", minimum=1)
     negative: int = flag(5, "negative words for each pair", group="model", minimum=1)
 
-    learning_rate: float = 0.025
+    learning_rate: float | None = flag(
+        None, "learning rate at the start (default: 0.03, cbow 0.05)", group="training", above=0
+    )
     epochs: int = 10
     seed: int = 0
     workdir: str | None = None
@@ -325,7 +327,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
                 ids,
                 key,
                 epochs=config.epochs,
-                learning_rate=config.learning_rate,
+                learning_rate=config.learning_rate or LEARNING_RATES[config.model],
                 start=before.step,
             ):
                 tables, step, loss = progress.tables, progress.step, float(progress.loss)

@@ -161,7 +161,7 @@ def train_model(config: Tagging, run: "Run") -> None:
     import jax
     import jax.numpy as jnp
 
-    from experiments.train import describe_parameters, train
+    from experiments.train import describe_parameters, initial_params, train
     from rnn_jax.data import PaddedBatches, TagEncoder
     from rnn_jax.models import Tagger
     from rnn_jax.training.plots import plot_loss
@@ -189,7 +189,7 @@ def train_model(config: Tagging, run: "Run") -> None:
             **config.sizes,
         )
         first = jax.tree.map(jnp.asarray, batches.at(0))
-        params = jax.jit(model.init)(jax.random.key(config.seed), first["tokens"], **model_inputs(first))["params"]
+        params = initial_params(model, jax.random.key(config.seed), first["tokens"], **model_inputs(first))
     run.begin(
         model=model,
         vocabulary=dict(vocabularies),

@@ -228,9 +228,9 @@ def _initial(source: str, params: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def initial_params(model: Any, key: jax.Array, *inputs: Any) -> Any:
+def initial_params(model: Any, key: jax.Array, *inputs: Any, **named: Any) -> Any:
     """The parameters of a Flax module, drawn by one program for all runs of equal models."""
-    return model.init(key, *inputs)["params"]
+    return model.init(key, *inputs, **named)["params"]
 
 
 def describe_parameters(params: Any) -> str:

@@ -72,7 +72,7 @@ class Space:
             SpaceError: it cannot be read; a name comes twice.
         """
         axes: list[Axis] = []
-        for start, part in _split(text, ";"):
+        for start, part in split_outside_parentheses(text, ";"):
             if not part.strip():
                 continue
             head = _NAME.match(part)
@@ -102,7 +102,7 @@ class Space:
         return [{axis.name: axis.draw(random) for axis in self.axes} for _ in range(count)]
 
 
-def _split(text: str, separator: str) -> Iterator[tuple[int, str]]:
+def split_outside_parentheses(text: str, separator: str) -> Iterator[tuple[int, str]]:
     """The parts of a text between separators outside parentheses, each with the place where it starts."""
     depth = start = 0
     for place, character in enumerate(text):
@@ -132,7 +132,7 @@ def _axis(name: str, values: str, text: str, start: int) -> Axis:
             raise _error(f"expected {scale}(low,high,count), {positive}low <= high, count >= 1", text, place, stripped)
         spaced = np.geomspace if scale == "log" else np.linspace
         return Axis(name, tuple(_rounded(float(value)) for value in spaced(low, high, int(count))), scale)
-    parts = [part.strip() for _, part in _split(values, ",")]
+    parts = [part.strip() for _, part in split_outside_parentheses(values, ",")]
     if values.count("(") != values.count(")"):
         raise _error("expected parentheses in pairs", text, place, stripped)
     if "" in parts:

@@ -2,17 +2,15 @@
 
 import dataclasses
 import difflib
-import gzip
 import hashlib
 import math
 import os
 import re
-import zlib
-from pathlib import Path
 
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import content, fetch
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
+from rnn_jax.data.opening import open_data
 from rnn_jax.data.vocabulary import check_level
 
 BUILTIN = "builtin"
@@ -121,21 +119,8 @@ def read_text(path: str | os.PathLike[str], argument: str = "corpus") -> str:
     """
     name = os.path.expanduser(os.fspath(path))
     where = f"in {name!r}"
-    try:
-        data = Path(name).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{argument}: expected a file, found none at {name!r}") from None
-    except IsADirectoryError:
-        raise DataError(f"{argument}: expected a file, found a folder at {name!r}") from None
-    except PermissionError:
-        raise DataError(f"{argument}: no permission to read {name!r}") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise DataError(f"{argument}: cannot read {name!r}: {getattr(error, 'strerror', None) or error}") from None
-    if name.endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{argument}: expected a whole gzip file at {name!r}: {error}") from None
+    with open_data(path, argument) as file:
+        data = file.read()
     text = _decode(data, argument, where)
     if not text:
         raise DataError(f"{argument}: expected a text, found nothing {where}")

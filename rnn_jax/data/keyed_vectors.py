@@ -2,18 +2,16 @@
 
 import dataclasses
 import difflib
-import gzip
-import io
 import itertools
 import os
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from rnn_jax.data.errors import DataError
+from rnn_jax.data.opening import open_data
 
 # A file in another format may hold no line break for long.
 _LONGEST_HEAD = 64
@@ -149,22 +147,16 @@ def load_word2vec(path: str | os.PathLike[str], argument: str = "vectors") -> Ke
         DataError: the file cannot be read or is malformed (which word).
     """
     name = os.path.expanduser(os.fspath(path))
-    try:
-        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
-            head = file.readline(_LONGEST_HEAD)
-            if len(parts := head.split()) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-                raise DataError(f"{argument}: expected 'words dimension' in the first line of {name!r}, found {head!r}")
-            number, dimension = map(int, parts)
-            read = _read_binary if name.removesuffix(".gz").endswith(".bin") else _read_text
-            words, rows = [], []
-            for word, row in read(file, number, dimension, argument):
-                words.append(word)
-                rows.append(row)
-    except FileNotFoundError:
-        raise DataError(f"{argument}: expected a file, found none at {name!r}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{argument}: cannot read {name!r}: {reason}") from None
+    with open_data(path, argument) as file:
+        head = file.readline(_LONGEST_HEAD)
+        if len(parts := head.split()) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise DataError(f"{argument}: expected 'words dimension' in the first line of {name!r}, found {head!r}")
+        number, dimension = map(int, parts)
+        read = _read_binary if name.removesuffix(".gz").endswith(".bin") else _read_text
+        words, rows = [], []
+        for word, row in read(file, number, dimension, f"{argument}: {name!r}"):
+            words.append(word)
+            rows.append(row)
     if len(words) != number:
         raise DataError(f"{argument}: expected {number} words, found {len(words)} in {name!r}")
     vectors = np.stack(rows)
@@ -174,9 +166,7 @@ def load_word2vec(path: str | os.PathLike[str], argument: str = "vectors") -> Ke
     return KeyedVectors(tuple(words), vectors)
 
 
-def _read_text(
-    file: gzip.GzipFile | io.BufferedReader, number: int, dimension: int, argument: str
-) -> Iterator[tuple[str, np.ndarray]]:
+def _read_text(file: BinaryIO, number: int, dimension: int, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     for line, row in enumerate(itertools.islice(file, number), start=2):
         # Only ASCII white space separates: a word may hold another blank.
         word, *values = row.split() or [b""]
@@ -188,9 +178,7 @@ def _read_text(
             raise DataError(f"{argument}: expected numbers after the word in line {line}, found {row[:60]!r}") from None
 
 
-def _read_binary(
-    file: gzip.GzipFile | io.BufferedReader, number: int, dimension: int, argument: str
-) -> Iterator[tuple[str, np.ndarray]]:
+def _read_binary(file: BinaryIO, number: int, dimension: int, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     for count in range(1, number + 1):
         word = bytearray()
         while (byte := file.read(1)) not in (b" ", b""):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rnn_jax.data.errors import DataError
-from rnn_jax.data.padded import is_held_out
+from rnn_jax.data.padded import split_by_key
 from rnn_jax.data.pairs import Pairs, make_pairs
 
 LANGUAGES = ("fr", "de")
@@ -52,7 +52,7 @@ def number_words(count: int, largest: int = 999_999, seed: int = 0) -> tuple[Pai
         numbers |= dict.fromkeys(drawn)
     parts: tuple[list[tuple[str, str]], ...] = ([], [], [])
     for number in list(numbers)[:wanted]:
-        side = 0 if not is_held_out(str(number), 0.1) else 1 if is_held_out(str(number), 0.05) else 2
+        side = split_by_key(str(number))
         source = spell(number, "en")
         parts[side].extend((marked(language, source), spell(number, language)) for language in LANGUAGES)
     if not all(parts):

@@ -152,6 +152,13 @@ class PaddedBatches:
         return batch
 
 
+def split_by_key(key: str) -> int:
+    """0, 1 or 2: for training (nine in ten), for validation or for testing, told from the key alone."""
+    if not is_held_out(key, 0.1):
+        return 0
+    return 1 if is_held_out(key, 0.05) else 2
+
+
 def is_held_out(key: str, fraction: float = 0.1) -> bool:
     """Whether an example belongs to the held-out part: told from its text alone, so that no order or seed moves it.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rnn_jax.data.errors import DataError
-from rnn_jax.data.padded import is_held_out
+from rnn_jax.data.padded import split_by_key
 from rnn_jax.data.pairs import Pairs, make_pairs
 
 SYMBOLS = 50
@@ -54,8 +54,7 @@ def symbols(task: str, count: int, longest: int = 25, seed: int = 0) -> tuple[Pa
 def _split(pairs: list[tuple[str, str]], count: int) -> tuple[Pairs, Pairs, Pairs]:
     parts: tuple[list[tuple[str, str]], ...] = ([], [], [])
     for source, target in dict.fromkeys(pairs):
-        side = 0 if not is_held_out(source, 0.1) else 1 if is_held_out(source, 0.05) else 2
-        parts[side].append((source, target))
+        parts[split_by_key(source)].append((source, target))
     if not all(parts):
         raise DataError(f"pairs: expected enough to train, validate and test, found {count}")
     training, validation, test = map(make_pairs, parts)

@@ -1,10 +1,8 @@
 """Words for word vectors: a corpus of documents as numbers, and the distributions that word2vec draws from."""
 
 import contextlib
-import gzip
 import itertools
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnn_jax.data.errors import DataError
+from rnn_jax.data.opening import open_data
 from rnn_jax.data.vocabulary import Vocabulary
 
 # Stands between documents in the ids of a corpus; no window reaches across it.
@@ -47,22 +46,15 @@ def read_documents(path: str | os.PathLike[str], argument: str = "corpus") -> It
     """
     name = os.path.expanduser(os.fspath(path))
     number = 0
-    try:
-        with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
-            for line in file:
-                number += 1
+    with open_data(path, argument) as file:
+        for line in file:
+            number += 1
+            try:
                 words = line.decode("utf-8").split()
-                if words:
-                    yield words
-    except FileNotFoundError:
-        raise DataError(f"{argument}: expected a file, found none at {name!r}") from None
-    except IsADirectoryError:
-        raise DataError(f"{argument}: expected a file, found a folder at {name!r}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{argument}: expected UTF-8, found other bytes in line {number} of {name!r}") from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{argument}: cannot read {name!r}: {reason}") from None
+            except UnicodeDecodeError:
+                raise DataError(f"{argument}: expected UTF-8, found other bytes in line {number} of {name!r}") from None
+            if words:
+                yield words
 
 
 def count_words(documents: Iterable[list[str]]) -> Counter[str]:

@@ -131,8 +131,8 @@ class WordVectors:
     window: int = 5
     negative: int = 5
     tile: int = 32
-    tiles: int = 64
-    pool: int = 8
+    tiles: int = 32
+    pool: int = 32
 
     def __post_init__(self):
         for name, known in (("model", MODELS), ("objective", OBJECTIVES)):

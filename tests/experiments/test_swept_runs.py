@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import shlex
+import time
 
 import jax
 import numpy as np
@@ -223,6 +224,30 @@ def test_what_runs_may_differ_in_and_share_a_program(tmp_path):
 def test_halving_never_keeps_what_is_not_finite():
     assert halve(0.5)([3.0, math.nan, 1.0, math.inf]) == [True, False, True, False]
     assert halve(0.5)([2.0]) == [True]
+
+
+@pytest.mark.parametrize("slower", [1, 4])
+def test_the_faster_way_is_found_by_trying(slower, monkeypatch):
+    def step(state, block, rates):
+        return state + block * rates, {"loss": state}
+
+    value = (jax.numpy.ones(3), jax.numpy.ones(3), jax.numpy.ones(1))
+    place, tried = Joint(4, "auto"), []
+    take = place._take
+
+    def watched(group, chunk):
+        tried.append(chunk)
+        if chunk == slower:
+            time.sleep(0.05)
+        return take(group, chunk)
+
+    monkeypatch.setattr(place, "_take", watched)
+    group = [joint._Request("step", step, value) for _ in range(4)]
+    for number in range(8):
+        results = place._step(group)
+        assert [float(state[0]) for state, _ in results] == [number + 2.0] * 4
+        group = [joint._Request("step", step, (state, *value[1:])) for state, _ in results]
+    assert tried == [1, 4, 1, 4, 1, 4] + [5 - slower] * 2
 
 
 def test_too_little_memory_makes_chunks():
