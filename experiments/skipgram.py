@@ -284,7 +284,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     import optax
 
     from rnn_jax.data.words import cumulative_bits, keep_probabilities, noise_distribution
-    from rnn_jax.models.word_vector_training import steps_in_epoch
+    from rnn_jax.models.word_vector_training import LEARNING_RATES, steps_in_epoch
     from rnn_jax.models.word_vector_training import train as training
     from rnn_jax.models.word_vectors import Tables, distributions
     from rnn_jax.training.checkpoint import Checkpoints, Progress

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
+import io
 import itertools
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -166,7 +167,7 @@ def load_word2vec(path: str | os.PathLike[str], argument: str = "vectors") -> Ke
     return KeyedVectors(tuple(words), vectors)
 
 
-def _read_text(file: BinaryIO, number: int, dimension: int, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+def _read_text(file: io.BufferedIOBase, number: int, dimension: int, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     for line, row in enumerate(itertools.islice(file, number), start=2):
         # Only ASCII white space separates: a word may hold another blank.
         word, *values = row.split() or [b""]
@@ -178,7 +179,9 @@ def _read_text(file: BinaryIO, number: int, dimension: int, argument: str) -> It
             raise DataError(f"{argument}: expected numbers after the word in line {line}, found {row[:60]!r}") from None
 
 
-def _read_binary(file: BinaryIO, number: int, dimension: int, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+def _read_binary(
+    file: io.BufferedIOBase, number: int, dimension: int, argument: str
+) -> Iterator[tuple[str, np.ndarray]]:
     for count in range(1, number + 1):
         word = bytearray()
         while (byte := file.read(1)) not in (b" ", b""):

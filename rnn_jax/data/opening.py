@@ -2,16 +2,16 @@
 
 import contextlib
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, cast
 
 from rnn_jax.data.errors import DataError
 
 
 @contextlib.contextmanager
-def open_data(path: str | os.PathLike[str], argument: str) -> Iterator[BinaryIO]:
+def open_data(path: str | os.PathLike[str], argument: str) -> Iterator[io.BufferedIOBase]:
     """The bytes of a file, unpacked if its name ends in .gz; a leading ~ is the home folder.
 
     Raises:
@@ -20,7 +20,7 @@ def open_data(path: str | os.PathLike[str], argument: str) -> Iterator[BinaryIO]
     name = os.path.expanduser(os.fspath(path))
     try:
         with gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb") as file:
-            yield cast(BinaryIO, file)
+            yield file
     except DataError:
         raise
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_jax.data import NAMED_SETS, Corpus, DataError, NamedSet, Part, RemoteFile, load_corpus, read_text
+from rnn_jax.data import NAMED_SETS, Corpus, DataError, NamedSet, Part, RemoteFile, load_corpus, opening, read_text
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -197,10 +197,10 @@ def test_unreadable_texts(tmp_path, name, body, message):
 
 
 def test_forbidden_texts(text_file, monkeypatch):
-    def forbid(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def forbid(name, mode):
+        raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(Path, "read_bytes", forbid)  # root may read everything, so chmod would show nothing
+    monkeypatch.setattr(opening, "open", forbid, raising=False)  # root may read everything, so chmod would show nothing
     with pytest.raises(DataError, match=r"test: no permission to read '.*text\.txt'"):
         read_text(text_file, "test")
 

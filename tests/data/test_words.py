@@ -38,8 +38,8 @@ def test_one_document_a_line_plain_and_gz(tmp_path):
     [
         ("missing", None, "corpus: expected a file, found none"),
         ("bad", b"good\n\xff\xfe\n", "line 2"),
-        ("broken.gz", b"not packed", "corpus: cannot read"),
-        ("cut.gz", gzip.compress(b"a b c\n" * 1000, mtime=0)[:-12], "corpus: cannot read"),
+        ("broken.gz", b"not packed", "corpus: expected a whole gzip file"),
+        ("cut.gz", gzip.compress(b"a b c\n" * 1000, mtime=0)[:-12], "corpus: expected a whole gzip file"),
     ],
 )
 def test_unreadable_files(tmp_path, name, contents, message):
