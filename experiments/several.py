@@ -16,6 +16,8 @@ from experiments import flags
 
 # A follower's own output goes nowhere, except for the reason why it ends.
 _errors: Any = None
+# A follower's own files, to be taken away at the end.
+_scratch: Path | None = None
 
 
 def standard_error() -> Any:
@@ -62,6 +64,7 @@ def open_run(name: str, open_alone: Callable[[], Any]) -> Any:
     from rnn_jax.training import processes
     from rnn_jax.training.run import Run, RunError
 
+    global _scratch
     if not joined():
         return open_alone()
     run, error = None, None
@@ -86,16 +89,22 @@ def open_run(name: str, open_alone: Callable[[], Any]) -> Any:
     if not shared.is_dir():
         raise RunError(f"workdir: expected a folder that all processes see, found none here: {shared}")
     _fall_silent()
-    scratch = Path(tempfile.mkdtemp(prefix="rnn_jax_"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    return Run(scratch / shared.name, name, opened["config"], opened["resumed"], shared)
+    _scratch = Path(tempfile.mkdtemp(prefix="rnn_jax_"))
+    atexit.register(_clean)
+    return Run(_scratch / shared.name, name, opened["config"], opened["resumed"], shared)
 
 
 def leave(code: int) -> None:
     """End, see `rnn_jax.training.processes.leave`."""
     from rnn_jax.training import processes
 
+    _clean()
     processes.leave(code)
+
+
+def _clean() -> None:
+    if _scratch is not None:
+        shutil.rmtree(_scratch, ignore_errors=True)
 
 
 def _fall_silent() -> None:

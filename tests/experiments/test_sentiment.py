@@ -146,7 +146,7 @@ def test_characters_and_a_folder(tmp_path):
         (["--pieces=1"], "--pieces: expected 0 or at least 2, found 1"),
         (
             ["--train=FOLDER/train.tsv", "--embeddings=FOLDER/wide.txt"],
-            "embeddings: expected a word and 2 numbers in line 3",
+            "embeddings: 'FOLDER/wide.txt': expected a word and 2 numbers in line 3",
         ),
         (
             ["--train=FOLDER/train.tsv", "--embeddings=FOLDER/vectors.txt", "--embedding_size=5"],

@@ -27,11 +27,13 @@ def corpus(tmp_path_factory):
     return path
 
 
-def start(*arguments, devices=1):
+def start(*arguments, devices=1, scratch=None):
     environment = os.environ | {
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
     }
+    if scratch is not None:
+        environment["TMPDIR"] = str(scratch)
     # JAX, in this process, has set it.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     command = [sys.executable, "-m", "experiments.charlm", *arguments]
@@ -58,16 +60,16 @@ def one(*arguments, devices=1):
     return output
 
 
-def start_two(*arguments, devices=1):
+def start_two(*arguments, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2", *arguments)
-    return [start(*common, f"--process_id={number}", devices=devices) for number in range(2)]
+    return [start(*common, f"--process_id={number}", **options) for number in range(2)]
 
 
-def two(*arguments, devices=1):
-    results = finish(*start_two(*arguments, devices=devices))
+def two(*arguments, **options):
+    results = finish(*start_two(*arguments, **options))
     assert [code for code, *_ in results] == [0, 0], results
     return results
 
@@ -94,12 +96,13 @@ def alone(corpus, tmp_path_factory):
 
 def test_two_processes_are_one_run(corpus, alone, tmp_path):
     """The second says nothing and leaves nothing; either's devices hold a part of each batch."""
-    folder = tmp_path / "run"
-    first, second = two(f"--corpus={corpus}", *SMALL, *SHORT, f"--workdir={folder}", devices=2)
+    folder, scratch = tmp_path / "run", tmp_path / "scratch"
+    scratch.mkdir()
+    first, second = two(f"--corpus={corpus}", *SMALL, *SHORT, f"--workdir={folder}", devices=2, scratch=scratch)
     same(losses(folder), alone)
     assert "val_loss_window" in first[1]
     assert "val_loss" not in second[1] + second[2]
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("rnn_jax_*/run"))
+    assert not list(scratch.iterdir())
     assert json.loads((folder / "result.json").read_text())["device"].startswith("4 x ")
 
 
