@@ -190,8 +190,8 @@ def test_an_experiment_together_and_alone(name, tmp_path, capsys, programs):
         assert end.value.code == 0, capsys.readouterr().err
 
     start(f"--sweep={space}", "--sweep_method=vmap", f"--workdir={tmp_path / 's'}")
-    # One for each length of a batch, of which copying has four.
-    assert len(programs) == (4 if name == "seq2seq" else 1)
+    # One for each length of a batch, of which sentiment has four.
+    assert len(programs) == (4 if name == "sentiment" else 1)
     rows = table(tmp_path / "s")
     for number in (0, len(rows) - 1):
         setting = Space.parse(space).grid()[number]
