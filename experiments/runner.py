@@ -55,14 +55,15 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     if any(argument in ("-h", "-help", "--help") for argument in arguments):
         print(flags.help_text(config_class, program), end="")
         return 0
+    if any(argument.lstrip("-").startswith("coordinator") for argument in arguments):
+        # First of all: the check of a flag such as --cell imports JAX.
+        several.silence_runtime()
     try:
         parsed = flags.parse(arguments, config_class)
     except flags.FlagError as error:
         return _say(name, error, _BAD_INPUT)
 
     _keep_freed_memory()
-    if getattr(parsed.config, "coordinator", None) is not None:
-        several.silence_runtime()
     from rnn_jax.data import DataError
     from rnn_jax.training import processes
     from rnn_jax.training.loop import Interrupted, NonFinite
@@ -80,16 +81,16 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         else:
             main(config, run)
         return 0
-    except (flags.FlagError, DataError, processes.ConnectError) as error:
-        return _say(name, f"--{error}" if isinstance(error, processes.ConnectError) else error, _BAD_INPUT)
-    except RunError as error:
+    except (flags.FlagError, DataError) as error:
+        return _say(name, error, _BAD_INPUT)
+    except (RunError, processes.ConnectError) as error:
         return _say(name, f"--{error}", _BAD_INPUT)
     except NonFinite as error:
         return _say(
             name, f"{error}; the state before it is saved; a smaller --learning_rate or --clip_norm may help", _FAILED
         )
     except Interrupted as error:
-        workdir = shlex.quote(str(run.path)) if run else ""
+        workdir = shlex.quote(str(run.shared or run.path)) if run else ""
         return _say(name, f"{error}; resume: python -m {program} --workdir={workdir}", 128 + error.signal_number)
     except Exception as error:
         if not several.joined():
