@@ -25,6 +25,7 @@ class TrainingConfig:
     clip_norm: float | None = 1.0
     clip_value: float | None = None
     weight_decay: float | None = None
+    ema_decay: float | None = None
     steps: int | None = None
     epochs: float | None = None
     max_seconds: float | None = None

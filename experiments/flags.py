@@ -111,6 +111,12 @@ COMMON: dict[str, Flag] = {
     "clip_norm": Flag("largest global norm of the gradient", _TRAINING, above=0),
     "clip_value": Flag("largest absolute value of a gradient's element", _TRAINING, above=0),
     "weight_decay": Flag("decoupled weight decay of the matrices", _TRAINING, minimum=0),
+    "ema_decay": Flag(
+        "evaluate and keep a running mean of the parameters, of this decay (0.999: over a thousand steps)",
+        _TRAINING,
+        minimum=0,
+        maximum=0.99999,
+    ),
     "steps": Flag("end after this many steps", _TRAINING, minimum=1, free=True),
     "epochs": Flag("end after this many epochs", _TRAINING, above=0, free=True),
     "max_seconds": Flag("end after this many seconds of compilation and training", _TRAINING, above=0, free=True),

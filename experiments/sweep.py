@@ -32,7 +32,7 @@ from rnn_jax.training.signals import SignalCatcher
 # These differ between runs of one program: they decide initial values, the order of the data and the learning rate of
 # each step, which the host knows, or are numbers in the optimiser's state.
 _BY_THE_HOST = ("seed", "learning_rate", "schedule", "warmup", "decay", "decay_after")
-_BY_THE_OPTIMISER = ("beta2", "clip_norm", "clip_value", "weight_decay")
+_BY_THE_OPTIMISER = ("beta2", "clip_norm", "clip_value", "weight_decay", "ema_decay")
 TRACED = frozenset((*_BY_THE_HOST, *_BY_THE_OPTIMISER))
 
 DONE, DIVERGED, HALVED = "done", "diverged", "halved"

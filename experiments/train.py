@@ -109,6 +109,7 @@ def train(
         clip_value=config.clip_value,
         clip_norm=config.clip_norm,
         weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
         **({"beta2": config.beta2} if config.optimizer in ("adam", "adamw") else {}),
     )
     if config.init_from is not None and not run.resumed:
@@ -151,7 +152,7 @@ def train(
             display=display,
             steps_per_dispatch=around.steps_per_dispatch,
         )
-        best = checkpoints.restore(result.state, best=True).params
+        best = checkpoints.restore(result.state, best=True).evaluated
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"

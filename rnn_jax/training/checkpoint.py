@@ -114,7 +114,7 @@ class Checkpoints:
         return _join(restored["params"], restored["rest"], like)
 
     def restore_params(self, *, best: bool = True) -> Any:
-        """The parameters alone, as nested dicts of NumPy arrays, with no knowledge of the model."""
+        """The parameters to be used alone, as nested dicts of NumPy arrays, with no knowledge of the model."""
         number = self._number(best)
         tree = self._manager.item_metadata(number)["params"].tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -155,6 +155,8 @@ class _KeepLastAndBest:
 
 
 def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
+    # The parameters to be used stand by themselves; those in training, if others, are kept in the optimiser's state.
+    state = state.swapped()
     # A typed PRNG key is stored as the integers it wraps.
     rest = {
         "step": state.step,
@@ -168,7 +170,8 @@ def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
 def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
     key = jax.random.wrap_key_data(rest["key"], impl=jax.random.key_impl(like.key))
     # A run stopped by a loss that was not finite may go on, with other flags, from the state before it.
-    return like.replace(**rest | {"params": params, "key": key, "finite": jnp.ones_like(like.finite)})
+    joined = like.replace(**rest | {"params": params, "key": key, "finite": jnp.ones_like(like.finite)})
+    return joined.swapped()
 
 
 def _restore_as(tree: Any) -> Any:

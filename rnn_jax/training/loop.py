@@ -88,7 +88,7 @@ def fit(
         batches: see `Batches`.
         schedule: the learning rate.
         stop: the limits.
-        evaluate: params -> metrics by name.
+        evaluate: params -> metrics by name; given `TrainState.evaluated`.
         eval_every: steps from one evaluation to the next; None: only at the end.
         monitor: the metric whose smallest value is best.
         patience: end after this many evaluations in a row that were not the best yet.
@@ -169,7 +169,7 @@ def fit(
 
             best = False
             if evaluate is not None and (reason or _due(eval_every, first, step)) and progress.evaluated_step != step:
-                values = {name: float(value) for name, value in evaluate(dispatcher.state.params).items()}
+                values = {name: float(value) for name, value in evaluate(dispatcher.state.evaluated).items()}
                 values = processes.agree(values)
                 best = values[monitor] < progress.best_values.get(monitor, math.inf)
                 progress = progress.evaluated(values, best)
@@ -185,7 +185,7 @@ def fit(
                 progress = checkpoints.save(dispatcher.state, progress, best=best)
                 saved_step = step
             if sample is not None and _due(sample_every, first, step):
-                report.sample(sample(dispatcher.state.params, step))
+                report.sample(sample(dispatcher.state.evaluated, step))
             if reason is not None and stopped is None:
                 stopped = processes.agree(caught())
             if stopped is not None:

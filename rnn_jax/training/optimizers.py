@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Number = float | jax.Array
@@ -40,6 +41,65 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+class ParameterAverage(NamedTuple):
+    """The state of `averaging`.
+
+    Attributes:
+        count: int32 scalar, the number of steps done.
+        average: as the parameters.
+    """
+
+    count: Any
+    average: Any
+
+
+def averaging(decay: Number) -> optax.GradientTransformation:
+    """Keep a running mean of the parameters; as the last stage of a chain, it passes updates on as they are.
+
+        a_t = d_t a_tm1 + (1 - d_t) p_t,   d_t = min(d, t / (9 + t))
+
+    The smaller d_t of the first steps lets go of the initial parameters sooner.
+
+    Args:
+        decay: d, below 1; the mean is over some 1 / (1 - d) steps.
+
+    Source: Polyak & Juditsky 1992.
+    """
+
+    def init(params: Any) -> ParameterAverage:
+        return ParameterAverage(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Any, state: ParameterAverage, params: Any = None) -> tuple[Any, ParameterAverage]:
+        count = state.count + 1
+        keep = jnp.minimum(decay, count / (9 + count))
+
+        def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+            return (old + (1 - keep) * (new - old)).astype(old.dtype)
+
+        average = jax.tree.map(mean, state.average, optax.apply_updates(params, updates))
+        return updates, ParameterAverage(count, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _is_average(node: Any) -> bool:
+    return isinstance(node, ParameterAverage)
+
+
+def averages(opt_state: Any) -> list[Any]:
+    """The running mean of the parameters in an optimiser's state, alone in its list; empty: it keeps none."""
+    return [node.average for node in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(node)]
+
+
+def with_average(opt_state: Any, average: Any) -> Any:
+    """The optimiser's state with another running mean, where it keeps one."""
+
+    def replace(node: Any) -> Any:
+        return node._replace(average=average) if _is_average(node) else node
+
+    return jax.tree.map(replace, opt_state, is_leaf=_is_average)
+
+
 def make_optimizer(
     name: str,
     *,
@@ -47,6 +107,7 @@ def make_optimizer(
     clip_value: float | int | None = None,
     clip_norm: float | int | None = None,
     weight_decay: float | int | None = None,
+    ema_decay: float | int | None = None,
     **options: float | int,
 ) -> optax.GradientTransformation:
     """Build an optimiser: p ← p - η (f(clip(g)) + λ p).
@@ -71,6 +132,7 @@ def make_optimizer(
         clip_norm: then scale the gradient down to this global norm (Pascanu et al. 2013).
         weight_decay: λ, for arrays of two or more axes; biases and gains are spared. Decoupled for every rule
             (Loshchilov & Hutter 2019): it enters no running mean and is not clipped. For sgd it is the L2 penalty.
+        ema_decay: keep a running mean of the parameters, see `averaging`.
         options: the numbers of the rule.
 
     Raises:
@@ -84,10 +146,10 @@ def make_optimizer(
     defaults = {option: parameter.default for option, parameter in inspect.signature(rule).parameters.items()}
     for option in options:
         if option not in defaults:
-            known = ", ".join(["clip_value", "clip_norm", "weight_decay", *defaults])
+            known = ", ".join(["clip_value", "clip_norm", "weight_decay", "ema_decay", *defaults])
             raise ValueError(f"optimizer: {name} takes the options {known}; found {option!r}")
 
-    def build(*, learning_rate, clip_value=None, clip_norm=None, weight_decay=None, **options):
+    def build(*, learning_rate, clip_value=None, clip_norm=None, weight_decay=None, ema_decay=None, **options):
         stages = [rule(**options), optax.scale_by_learning_rate(learning_rate)]
         if weight_decay is not None:
             stages.insert(1, optax.add_decayed_weights(weight_decay, _matrices))
@@ -95,10 +157,12 @@ def make_optimizer(
             stages.insert(0, optax.clip_by_global_norm(clip_norm))
         if clip_value is not None:
             stages.insert(0, optax.clip(clip_value))
+        if ema_decay is not None:
+            stages.append(averaging(ema_decay))
         return optax.chain(*stages)
 
-    clips = {"clip_value": clip_value, "clip_norm": clip_norm, "weight_decay": weight_decay}
-    given = {option: value for option, value in clips.items() if value is not None}
+    common = {"clip_value": clip_value, "clip_norm": clip_norm, "weight_decay": weight_decay, "ema_decay": ema_decay}
+    given = {option: value for option, value in common.items() if value is not None}
     # float(): an integer would become an integer array, which holds no fractions.
     numbers = {option: float(value) for option, value in {**given, **defaults, **options}.items()}
     # inject_hyperparams reads the names of the numbers from the signature.

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rnn_jax.training.optimizers import averages, with_average
+
 
 class TrainState(flax.struct.PyTreeNode):
     """All that training changes; with the data and the schedule it determines the rest of a run.
@@ -42,6 +44,15 @@ class TrainState(flax.struct.PyTreeNode):
             key=key,
             finite=jnp.ones((), bool),
         )
+
+    @property
+    def evaluated(self) -> Any:
+        """What is evaluated, shown and used later: the running mean of `params` where the optimiser keeps one."""
+        return next(iter(averages(self.opt_state)), self.params)
+
+    def swapped(self) -> "TrainState":
+        """`params` and their running mean in each other's place, where there is one; twice is not at all."""
+        return self.replace(params=self.evaluated, opt_state=with_average(self.opt_state, self.params))
 
 
 def parameter_count(params: Any) -> int:

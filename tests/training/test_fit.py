@@ -5,6 +5,7 @@ import json
 import signal
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Dispatcher
 from rnn_jax.training.loop import Interrupted, NonFinite, fit
 from rnn_jax.training.metrics import MetricsWriter, read_metrics
+from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.schedules import make_schedule
+from rnn_jax.training.state import TrainState
 from rnn_jax.training.step import make_train_step
 from rnn_jax.training.stop import StopRule
 
@@ -100,6 +103,39 @@ def test_interrupted_and_resumed_is_the_same_bits(run, tmp_path, number):
     same = {"seconds": 0.0, "best_save": 0}
     assert dataclasses.replace(whole.progress, **same) == dataclasses.replace(parts.progress, **same)
     assert parts.progress.seconds > 0
+
+
+def test_a_running_mean_of_the_parameters_is_evaluated_kept_and_resumed(tmp_path):
+    optimizer = make_optimizer("adam", learning_rate=0.1, ema_decay=0.95)
+    train_step = make_train_step(toy.loss, optimizer)
+
+    def train(folder, batches):
+        evaluated = []
+        checkpoints = Checkpoints(tmp_path / folder)
+        try:
+            result = fit(
+                TrainState.create(toy.new_state().params, optimizer, carry=jnp.zeros(()), key=jax.random.key(3)),
+                train_step,
+                batches,
+                schedule=make_schedule("constant", 0.1),
+                stop=StopRule(steps=40),
+                evaluate=lambda params: evaluated.append(np.array(params["table"])) or toy.evaluate(params),
+                checkpoints=checkpoints,
+            )
+            kept = checkpoints.restore_params()["table"]
+            best = checkpoints.restore(result.state, best=True)
+        finally:
+            checkpoints.close()
+        assert toy.identical(best, result.state)
+        np.testing.assert_array_equal(kept, evaluated[-1])
+        np.testing.assert_array_equal(result.state.evaluated["table"], evaluated[-1])
+        return result.state
+
+    whole = train("whole", toy.Batches())
+    assert np.abs(whole.evaluated["table"] - whole.params["table"]).max() > 1e-2
+    with pytest.raises(Interrupted):
+        train("parts", strike(23))
+    assert toy.identical(train("parts", toy.Batches()), whole)
 
 
 def test_steps_that_share_dispatches_give_the_same_bits(run, tmp_path, monkeypatch):

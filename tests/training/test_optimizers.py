@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax.training.optimizers import OPTIMIZERS, make_optimizer
+from rnn_jax.training.optimizers import OPTIMIZERS, averages, make_optimizer
 
 RATE = 0.1
 
@@ -131,9 +131,32 @@ def test_hyperparameters_can_be_vmapped():
     ("name", "options", "message"),
     [
         ("adamm", {}, "optimizer: expected one of sgd, .*; found 'adamm'"),
-        ("sgd", {"beta1": 0.5}, "optimizer: sgd takes the options clip_value, clip_norm, weight_decay; found 'beta1'"),
+        ("sgd", {"beta1": 0.5}, "optimizer: sgd takes the options clip_value, clip_norm, weight_decay, ema_decay; found 'beta1'"),
     ],
 )
 def test_unknown_names_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(name, learning_rate=0.1, **options)
+
+
+def test_keeps_a_running_mean_of_the_parameters():
+    """a_t = d_t a_tm1 + (1 - d_t) p_t in float64 NumPy, d_t = min(0.8, t / (9 + t)); the updates are as without it."""
+    options = {"learning_rate": 0.1, "weight_decay": 0.3}
+    optimizer, plain = make_optimizer("adam", ema_decay=0.8, **options), make_optimizer("adam", **options)
+    params = {"matrix": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}
+    state, plain_state = optimizer.init(params), plain.init(params)
+    expected = jax.tree.map(np.float64, params)
+    assert averages(plain_state) == []
+    for step in range(1, 60):
+        gradient = jax.tree.map(lambda p, step=step: jnp.cos(p * step), params)
+        updates, state = optimizer.update(gradient, state, params)
+        plain_updates, plain_state = plain.update(gradient, plain_state, params)
+        params = optax.apply_updates(params, updates)
+        decay = min(0.8, step / (9 + step))
+        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * np.float64(p), expected, params)
+        for one, other in zip(jax.tree.leaves(updates), jax.tree.leaves(plain_updates), strict=True):
+            np.testing.assert_array_equal(one, other)
+    (average,) = averages(state)
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(average[name], wanted, rtol=1e-5)
+        assert np.abs(average[name] - params[name]).max() > 1e-2
