@@ -164,7 +164,6 @@ def train_model(config: Tagging, run: "Run") -> None:
     from experiments.train import describe_parameters, initial_params, train
     from rnn_jax.data import PaddedBatches, TagEncoder
     from rnn_jax.models import Tagger
-    from rnn_jax.training.plots import plot_loss
     from rnn_jax.training.state import parameter_count
 
     splits = load_splits(config)
@@ -236,11 +235,9 @@ def train_model(config: Tagging, run: "Run") -> None:
         sample=sample,
         batch_axis=batches.batch_axes,
         monitor="val_error",
+        drawn="val_loss",
         unit=noun,
-    )
-    # The error tells the best checkpoint, the loss is what can be drawn beside that of the training.
-    plot_loss(
-        run.path / "metrics.jsonl", run.path / "loss.png", title=f"tagging: {run.path.name}", unit="nats per label"
+        loss_unit="nats per label",
     )
     found, predicted = evaluate(trained.params, "test")
     metrics = trained.metrics | {f"test_{name}": value for name, value in found.items() if name != "error"}

@@ -56,6 +56,7 @@ def train(
     batch_axis: Any = 1,
     carry_axis: Any = 0,
     monitor: str = "val_loss",
+    drawn: str | None = None,
     target: float | None = None,
     unit: str = "tokens",
     loss_unit: str = "nats per token",
@@ -75,6 +76,7 @@ def train(
         batch_axis: the batch axis of each leaf of a batch, see `rnn_jax.training.sharding.BatchSharding`.
         carry_axis: that of the carry.
         monitor: the metric whose smallest value is best.
+        drawn: the metric to draw beside the training loss; None: `monitor`.
         target: training ends when `monitor` is at this value or below; None: it does not matter.
         unit: what the loss counts.
         loss_unit: for the plot.
@@ -156,7 +158,7 @@ def train(
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"
-    plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=monitor)
+    plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=drawn or monitor)
     progress = result.progress
     if around.on_trained is not None:
         around.on_trained(monitor, progress.best_values)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnn_jax.cells.base import matmul, widen
+from rnn_jax.recurrence.loop import scan
 from rnn_jax.typing import Key, Params
 
 # Far below any score, and still a number: a column that is padding throughout must not give nan.
@@ -102,7 +103,14 @@ def bahdanau(size: int) -> Attention:
 
     def scores(params: Params, query: Array, keys: Array) -> Array:
         projected = matmul(query, params["query"]) + widen(params["bias"])
-        return matmul(jnp.tanh(projected[:, :, None] + keys), params["score"])[..., 0]
+
+        # The hidden layer of one query a sequence, [B, S, A], fits a CPU's cache; that of all T queries would go to
+        # memory and back for each operation, and be kept for the gradient.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def one(carry: tuple[()], query: Array) -> tuple[tuple[()], Array]:
+            return carry, matmul(jnp.tanh(query[:, None] + keys), params["score"])[..., 0]
+
+        return scan(one, (), projected, length=len(projected), reverse=False)[1]
 
     return Attention(init, keys, scores)
 

@@ -70,7 +70,14 @@ def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
     result = read(run, "result.json")
     metrics = result["metrics"]
-    assert set(metrics) == {"test_accuracy", "test_macro_f1", "baseline_accuracy", "val_loss", "val_accuracy"}
+    assert set(metrics) == {
+        "test_accuracy",
+        "test_macro_f1",
+        "baseline_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "val_error",
+    }
     assert metrics["baseline_accuracy"] == 1.0
     assert metrics["test_accuracy"] > 0.8
     assert result["data"]["sizes"]["train"] + result["data"]["sizes"]["dev"] == 120

@@ -131,7 +131,7 @@ def test_hyperparameters_can_be_vmapped():
     ("name", "options", "message"),
     [
         ("adamm", {}, "optimizer: expected one of sgd, .*; found 'adamm'"),
-        ("sgd", {"beta1": 0.5}, "optimizer: sgd takes the options clip_value, clip_norm, weight_decay, ema_decay; found 'beta1'"),
+        ("sgd", {"beta1": 0.5}, "options clip_value, clip_norm, weight_decay, ema_decay; found 'beta1'"),
     ],
 )
 def test_unknown_names_are_refused(name, options, message):
