@@ -25,7 +25,7 @@ from rnn_jax.sweep import Space
 from rnn_jax.training.display import Display
 from rnn_jax.training.files import replaced, write_json, write_text
 from rnn_jax.training.loop import Interrupted, NonFinite
-from rnn_jax.training.metrics import VALID, read_metrics
+from rnn_jax.training.metrics import TRAIN, VALID, read_metrics
 from rnn_jax.training.run import Run, open_run
 from rnn_jax.training.signals import SignalCatcher
 
@@ -431,12 +431,14 @@ def _write_table(path: Path, members: list[Member]) -> None:
 
 
 def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
+    """The monitored metric of each run over its steps; the training loss, where no run has been evaluated on its way."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    curves = [_curve(member, VALID, monitor) for member in members]
+    if not any(curves):
+        monitor, curves = "loss", [_curve(member, TRAIN, "loss") for member in members]
     ends = []
-    for member in members:
-        lines = [line for line in read_metrics(member.path / "metrics.jsonl") if line["split"] == VALID]
-        points = [(line["step"], line[monitor]) for line in lines if line.get(monitor) is not None]
+    for member, points in zip(members, curves, strict=True):
         if points:
             steps, losses = zip(*points, strict=True)
             label = " ".join(str(value) for value in member.setting.values()) if len(members) <= 12 else None
@@ -445,13 +447,18 @@ def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
     if ends:
         low, high = min(ends), float(np.quantile(ends, 0.8))
         axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.3 * (high - low) + 0.01)
-    if 0 < len(members) <= 12:
+    if ends and len(members) <= 12:
         axes.legend(title=" ".join(members[0].setting), fontsize="small")
     axes.set_xlabel("training step")
     axes.set_ylabel(monitor)
     axes.grid(alpha=0.3)
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def _curve(member: Member, split: str, metric: str) -> list[tuple[int, float]]:
+    lines = [line for line in read_metrics(member.path / "metrics.jsonl") if line["split"] == split]
+    return [(line["step"], line[metric]) for line in lines if line.get(metric) is not None]
 
 
 def _plot_against(path: Path, members: list[Member], name: str, monitor: str) -> None:

@@ -275,3 +275,26 @@ def test_a_command_gives_its_configuration_back():
 def test_a_swept_name_is_checked_like_its_flag():
     with pytest.raises(FlagError, match="--cell: expected one of"):
         assign(CharLM(), {"cell": "gruu"}, "sweep")
+def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
+    """They go one after the other: the same losses as alone, one compilation for all that differ in numbers."""
+    from experiments.skipgram import SkipGram, main
+    from rnn_jax.models.word_vector_training import compiled
+
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"the {a} {b} of the {c}" for a in "abcdef" for b in "ghijkl" for c in "mnopqr") + "\n")
+    flags = [f"--corpus={corpus}", "--dimension=7", "--min_count=1", "--epochs=30", "--subsample=0"]
+
+    def start(*more):
+        with pytest.raises(SystemExit) as end:
+            run_experiment("skipgram", SkipGram, main, [*flags, *more])
+        assert end.value.code == 0, capsys.readouterr().err
+
+    program = compiled(jax.default_backend())
+    before = program._cache_size()
+    start("--sweep=learning_rate=0.01,0.03;seed=0,1", f"--workdir={tmp_path / 's'}")
+    assert program._cache_size() == before + 1
+    start("--learning_rate=0.03", "--seed=1", f"--workdir={tmp_path / 'alone'}")
+    found, expected = (losses(folder) for folder in (tmp_path / "s" / "runs" / "003", tmp_path / "alone"))
+    assert len(expected) >= 30
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
