@@ -52,7 +52,9 @@ class Captioning(TrainingConfig):
     word_dropout: float = flag(
         0.5, "share of the words before that the decoder must do without", group="model", minimum=0, maximum=1
     )
-    cell: str = "gru"
+    # Gates that keep for the length of a caption: with gates half open the image, where it is only the initial state,
+    # is gone by the second object.
+    cell: str = "gru(chrono=12)"
     hidden_size: int = 128
     num_layers: int = 1
     dropout: float = 0.0
@@ -61,6 +63,7 @@ class Captioning(TrainingConfig):
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 50
+    ema_decay: float | None = 0.998
     steps: int | None = 6000
     max_seconds: float | None = 200.0
     eval_every: int | None = 1000
