@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 # Sentences of the generated grammar in each split.
-GENERATED = {"train": 8_000, "dev": 1_000, "test": 2_000}
+GENERATED = {"train": 16_000, "dev": 1_000, "test": 2_000}
 EMBEDDING_SIZE = 64
 # Examples that are evaluated or predicted at once.
 AT_ONCE = 128
@@ -57,6 +57,7 @@ class Sentiment(TrainingConfig):
     min_count: int = flag(2, "rarer symbols are unknown", minimum=1)
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
     max_length: int = flag(400, "symbols of a longer text are left out in its middle", minimum=1)
+    class_ratios: bool = flag(True, "let the vectors of words know at the start in which classes they occur")
     embeddings: str | None = flag(None, "PATH of trained word vectors to start from, in word2vec's text or .bin format")
     predict: str | None = flag(None, "TEXT to label by the run in --workdir", stored=False, mode=True)
     predict_file: str | None = flag(
@@ -68,7 +69,7 @@ class Sentiment(TrainingConfig):
     num_layers: int = 1
     members: int | None = flag(
         None,
-        "networks trained side by side, whose probabilities are averaged (default: 1 for builtin, else 4)",
+        "networks trained side by side, whose probabilities are averaged (default: 1 for builtin, else 6)",
         group="model",
         minimum=1,
     )
@@ -92,7 +93,7 @@ class Sentiment(TrainingConfig):
     )
     word_dropout: float | None = flag(
         None,
-        "share of the words that training makes unknown (default: 0 for builtin, else 0.1)",
+        "share of the words that training makes unknown (default: 0 for builtin, else 0.3)",
         group="model",
         minimum=0,
         maximum=0.99,
@@ -104,9 +105,10 @@ class Sentiment(TrainingConfig):
     learning_rate: float = 3e-3
     weight_decay: float | None = 0.01
     clip_norm: float | None = 1.0
-    epochs: float | None = 8
+    ema_decay: float | None = 0.98
+    epochs: float | None = 4
     max_seconds: float | None = 420.0
-    eval_every: int | None = 100
+    eval_every: int | None = 50
 
 
 class Regularisation(NamedTuple):
@@ -119,7 +121,7 @@ class Regularisation(NamedTuple):
 
 def regularisation(config: Sentiment) -> Regularisation:
     """The flags, or what --train decides: sentences of a grammar leave nothing to chance, and each word counts."""
-    defaults = Regularisation(1, 0.2, 0.0) if config.train == BUILTIN else Regularisation(4, 0.5, 0.1)
+    defaults = Regularisation(1, 0.2, 0.0) if config.train == BUILTIN else Regularisation(6, 0.5, 0.3)
     given = {name: value for name in Regularisation._fields if (value := getattr(config, name)) is not None}
     return defaults._replace(**given)
 
@@ -142,6 +144,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     from experiments.train import describe_parameters, initial_params, train
     from rnn_jax.data import PaddedBatches, TextEncoder
     from rnn_jax.data.labelled import check_classes
+    from rnn_jax.data.representations import class_ratios
     from rnn_jax.models import ClassifierEnsemble
     from rnn_jax.training.confusion import accuracy, confusion_matrix, f1_scores, macro_f1, plot_confusion
     from rnn_jax.training.state import parameter_count
@@ -193,10 +196,15 @@ def train_model(config: Sentiment, run: "Run") -> None:
         first = batches["train"].at(0)
         example = inputs_of({name: jnp.asarray(value[:1, :1]) for name, value in first.items() if value.ndim > 1})
         params = initial_params(model, jax.random.key(config.seed), *example)
+    member = params["member"]
+    table = member["words"]["embedding"]
     if vectors is not None:
-        member = params["member"]
-        words = {"embedding": start_from(member["words"]["embedding"], vectors)}
-        params = {**params, "member": {**member, "words": words}}
+        table = start_from(table, vectors)
+    if config.class_ratios:
+        known = encoder.encode(splits["train"].texts)["tokens"]
+        ratios = class_ratios(known, labels["train"], len(encoder.vocabulary), len(classes))
+        table = add_ratios(table, ratios, jax.random.key(config.seed))
+    params = {**params, "member": {**member, "words": {"embedding": table}}}
     sizes = {name: len(split) for name, split in splits.items()}
     digests = {name: split.sha256 for name, split in splits.items()}
     run.begin(
@@ -345,6 +353,20 @@ def start_from(table: Any, vectors: "dict[int, np.ndarray]") -> Any:
     rows, found = np.array(list(vectors)), np.stack(list(vectors.values()))
     scaled = found * (np.asarray(table).std() / found.std())
     return table.at[:, rows].set(jnp.asarray(scaled, table.dtype))
+
+
+def add_ratios(table: Any, ratios: "np.ndarray", key: Any) -> Any:
+    """The tables of words [K, V, D] and what each word says of the classes [V, C], E_k + r U_k.
+
+    The directions U_k [C, D] are random, as long as the vectors are at first. So training begins at about the level of
+    naive Bayes and is left to learn what order adds, before it knows its few texts by heart.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    members, _, width = table.shape
+    directions = table.std() * jax.random.normal(key, (members, ratios.shape[1], width))
+    return table + jnp.einsum("vc,kcd->kvd", ratios, directions).astype(table.dtype)
 
 
 def inputs_of(batch: Any) -> tuple[Any, ...]:

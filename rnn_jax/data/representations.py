@@ -1,5 +1,7 @@
 """Words as vectors before they are learned: one-hot, bag of words, counts of neighbours."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rnn_jax.data.words import DOCUMENT_END
@@ -42,6 +44,28 @@ def context_counts(ids: np.ndarray, word: int, size: int, window: int) -> np.nda
         near = near[document[near] == document[own]]
         counts += bag_of_words(ids[near], size)
     return counts
+
+
+def class_ratios(sequences: Sequence[np.ndarray], labels: np.ndarray, size: int, classes: int) -> np.ndarray:
+    """What each word says of the class by itself: the weights of naive Bayes, [V, C] float32.
+
+        r_wc = log p_wc - mean_c log p_wc,   p_wc = (1 + n_wc) / Σ_w (1 + n_wc)
+
+    with n_wc the number of texts of class c that hold word w.
+
+    Args:
+        sequences: N texts, ids [T_n] of words.
+        labels: [N], in 0..C-1.
+        size: V.
+        classes: C.
+
+    Source: Wang & Manning 2012 (Baselines and Bigrams), there for two classes.
+    """
+    counts = np.ones((size, classes))
+    for ids, label in zip(sequences, labels, strict=True):
+        counts[np.unique(ids), label] += 1
+    logs = np.log(counts / counts.sum(0))
+    return (logs - logs.mean(1, keepdims=True)).astype(np.float32)
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:

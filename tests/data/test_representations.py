@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.naive_bayes import MultinomialNB
 
 from rnn_jax.data.docstrings import docstrings
 from rnn_jax.data.errors import DataError
-from rnn_jax.data.representations import bag_of_words, context_counts, cosine, mean_embedding, one_hot
+from rnn_jax.data.representations import bag_of_words, class_ratios, context_counts, cosine, mean_embedding, one_hot
 
 
 def test_a_bag_is_the_sum_of_one_hot_vectors():
@@ -40,3 +41,19 @@ def test_docstrings_of_a_package(tmp_path, monkeypatch):
     assert found == [["a", "toy"], ["class_of", "things"], ["text"] * 30]
     with pytest.raises(DataError, match="no_such_package"):
         list(docstrings(("no_such_package",)))
+
+
+def test_class_ratios_are_the_weights_of_naive_bayes():
+    """Scikit-learn's multinomial naive Bayes on the same sets of words says the same of unseen texts."""
+    random = np.random.default_rng(0)
+    texts = [random.integers(0, 9, random.integers(1, 8)) for _ in range(40)]
+    labels = np.arange(40) % 3
+    ratios = class_ratios(texts, labels, 12, 3)
+    assert ratios.shape == (12, 3)
+    np.testing.assert_allclose(ratios.sum(1), 0, atol=1e-6)
+    sets = np.stack([np.isin(np.arange(12), text) for text in texts])
+    fitted = MultinomialNB(fit_prior=False).fit(sets, labels)
+    unseen = random.integers(0, 2, (20, 12))
+    ours = unseen @ ratios
+    ours -= np.log(np.exp(ours).sum(1, keepdims=True))
+    np.testing.assert_allclose(ours, fitted.predict_log_proba(unseen), rtol=1e-5, atol=1e-5)
