@@ -431,7 +431,7 @@ def _write_table(path: Path, members: list[Member]) -> None:
 
 
 def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
-    """The monitored metric of each run over its steps; of runs that were not evaluated on their way, the training loss."""
+    """The monitored metric of each run over its steps; the training loss, where runs were not evaluated on the way."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     curves = [_curve(member, VALID, monitor) for member in members]

@@ -275,6 +275,8 @@ def test_a_command_gives_its_configuration_back():
 def test_a_swept_name_is_checked_like_its_flag():
     with pytest.raises(FlagError, match="--cell: expected one of"):
         assign(CharLM(), {"cell": "gruu"}, "sweep")
+
+
 def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
     """They go one after the other: the same losses as alone, one compilation for all that differ in numbers."""
     from experiments.skipgram import SkipGram, main
