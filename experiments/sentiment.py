@@ -108,7 +108,7 @@ class Sentiment(TrainingConfig):
     ema_decay: float | None = 0.98
     epochs: float | None = 4
     max_seconds: float | None = 420.0
-    eval_every: int | None = 50
+    eval_every: int | None = 25
 
 
 class Regularisation(NamedTuple):

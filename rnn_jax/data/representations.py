@@ -46,10 +46,12 @@ def context_counts(ids: np.ndarray, word: int, size: int, window: int) -> np.nda
     return counts
 
 
-def class_ratios(sequences: Sequence[np.ndarray], labels: np.ndarray, size: int, classes: int) -> np.ndarray:
+def class_ratios(
+    sequences: Sequence[np.ndarray], labels: np.ndarray, size: int, classes: int, smoothing: float | int = 2
+) -> np.ndarray:
     """What each word says of the class by itself: the weights of naive Bayes, [V, C] float32.
 
-        r_wc = log p_wc - mean_c log p_wc,   p_wc = (1 + n_wc) / Σ_w (1 + n_wc)
+        r_wc = log p_wc - mean_c log p_wc,   p_wc = (α + n_wc) / Σ_w (α + n_wc)
 
     with n_wc the number of texts of class c that hold word w.
 
@@ -58,10 +60,11 @@ def class_ratios(sequences: Sequence[np.ndarray], labels: np.ndarray, size: int,
         labels: [N], in 0..C-1.
         size: V.
         classes: C.
+        smoothing: α; with 2, words that occur but a few times say less than with the 1 of Laplace.
 
     Source: Wang & Manning 2012 (Baselines and Bigrams), there for two classes.
     """
-    counts = np.ones((size, classes))
+    counts = np.full((size, classes), float(smoothing))
     for ids, label in zip(sequences, labels, strict=True):
         counts[np.unique(ids), label] += 1
     logs = np.log(counts / counts.sum(0))
