@@ -319,9 +319,13 @@ def help_text(config_class: type, program: str, width: int | None = None) -> str
 
 
 def _usage(field: _Field) -> str:
-    if field.type is bool:
-        return f"--{'no' if field.default else ''}{field.name}"
+    if _is_switch(field):
+        return f"--{'[no]' if field.default is None else 'no' if field.default else ''}{field.name}"
     return f"--{field.name}={_placeholder(field.type, field.flag)}"
+
+
+def _is_switch(field: _Field) -> bool:
+    return bool in _alternatives(field.type)
 
 
 def _described(field: _Field) -> str:
@@ -352,7 +356,7 @@ def _choices(annotation: Any, described: Flag) -> tuple[str, ...]:
 
 
 def _define(field: _Field, values: absl_flags.FlagValues) -> None:
-    if field.type is bool:
+    if _is_switch(field):
         absl_flags.DEFINE_boolean(field.name, None, field.flag.help, flag_values=values)
         values[field.name].parser = _Parser(field)
     else:

@@ -37,8 +37,8 @@ READ_LENGTH = 8192
 READ_BATCH = {"char": 4, "word": 16}
 # What None stands for among the flags.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "char": {"hidden_size": 64, "embedding_size": 32, "dropout": 0.1},
-    "word": {"hidden_size": 96, "embedding_size": 64, "dropout": 0.33},
+    "char": {"crf": False, "embedding_size": 32, "dropout": 0.1},
+    "word": {"crf": True, "embedding_size": 64, "dropout": 0.33},
 }
 # The file whose page is shown is about so long.
 PAGE_LENGTH = 10_000
@@ -84,11 +84,11 @@ class Tagging(TrainingConfig):
         None, "with --predict_file, where to write the page of its source", stored=False, placeholder="PATH"
     )
 
-    crf: bool = flag(True, "score label sequences by a linear-chain CRF", group="model")
-    cell: str = "lstm"
-    hidden_size: int | None = flag(
-        None, "hidden units of each direction (default: 64 for source code, 96 for words)", group="model", minimum=1
+    crf: bool | None = flag(
+        None, "score label sequences by a linear-chain CRF (default: for words, not for source code)", group="model"
     )
+    cell: str = "lstm"
+    hidden_size: int = 96
     num_layers: int = 1
     embedding_size: int | None = flag(
         None, "width of the embedding of a character (default: 32) or word (64)", group="model", minimum=1
@@ -106,10 +106,11 @@ class Tagging(TrainingConfig):
     word_dropout: float = flag(0.05, "share of words read as unknown", group="model", minimum=0, maximum=0.9)
     dtype: str = "float32"
 
-    batch_size: int = 32
-    learning_rate: float = 3e-3
+    batch_size: int = 16
+    learning_rate: float = 5e-3
     clip_norm: float | None = 5.0
-    max_seconds: float | None = 240.0
+    ema_decay: float | None = 0.99
+    max_seconds: float | None = 330.0
     eval_every: int | None = 500
 
     @property
@@ -182,7 +183,6 @@ def train_model(config: Tagging, run: "Run") -> None:
             characters=len(vocabularies["characters"]) if "characters" in vocabularies else 0,
             character_filters=config.character_filters,
             features=tuple(map(len, encoder.feature_vocabularies)),
-            crf=config.crf,
             word_dropout=config.word_dropout,
             dtype=config.dtype,
             **config.sizes,
