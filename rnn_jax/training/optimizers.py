@@ -69,7 +69,7 @@ def averaging(decay: Number) -> optax.GradientTransformation:
     def init(params: Any) -> ParameterAverage:
         return ParameterAverage(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
-    def update(updates: Any, state: ParameterAverage, params: Any = None) -> tuple[Any, ParameterAverage]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ParameterAverage]:
         count = state.count + 1
         keep = jnp.minimum(decay, count / (9 + count))
 
