@@ -23,6 +23,7 @@ SMALL = [
     "--embedding_size=8",
     "--character_filters=4",
     "--batch_size=8",
+    "--ema_decay=none",
     "--buckets=1",
 ]
 CODE = 'def f(x):  # adds\n    return x + 1\n\n\nnames = ["a", "b"]\nprint(len(names))\n'
@@ -218,5 +219,5 @@ def test_bad_input_is_one_line_and_code_2(trained, corpus, tmp_path, monkeypatch
 def test_help_lists_the_flags_and_exits_with_0():
     code, out, _ = tagging("--help")
     assert code == 0
-    for name in ("--train", "--nocrf", "--feature_columns", "--predict_file", "--html"):
+    for name in ("--train", "--[no]crf", "--feature_columns", "--predict_file", "--html"):
         assert name in out
