@@ -76,6 +76,7 @@ def test_a_run_leaves_all_that_was_promised(trained):
         "baseline_accuracy",
         "val_loss",
         "val_accuracy",
+        "val_macro_f1",
         "val_error",
     }
     assert metrics["baseline_accuracy"] == 1.0
