@@ -179,6 +179,7 @@ def train_model(config: Tagging, run: "Run") -> None:
             len(vocabularies["labels"]),
             len(vocabularies["tokens"]),
             cell=config.cell,
+            hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             characters=len(vocabularies["characters"]) if "characters" in vocabularies else 0,
             character_filters=config.character_filters,
