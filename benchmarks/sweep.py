@@ -1,47 +1,57 @@
 """A sweep beside its runs one after the other: `python -m benchmarks.sweep`.
 
-Every run is `experiments.charlm` on the built-in text, in this process, from reading the text to result.json: start-up
-and compilation are in the times. `--methods` also forces how a sweep executes its runs, which is what the automatic
-choice of `rnn_jax.sweep.choose_method` rests on.
+Every run is `experiments.charlm` on the built-in text, from reading the text to result.json. Each side has a fresh
+process of its own: start-up and compilation are in the times. `--methods` also forces how a sweep executes its runs,
+which is what the automatic choice of `rnn_jax.sweep.choose_method` rests on.
 """
 
 import argparse
 import contextlib
 import io
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
-from experiments.charlm import CharLM
-from experiments.charlm import main as charlm
-from experiments.runner import run_experiment
 from rnn_jax.sweep import Space
 
 
-def run(*arguments: str) -> float:
-    """Seconds of one command line of charlm."""
+def run(commands: list[list[str]]) -> None:
+    """Command lines of charlm, one after the other in this process."""
+    from experiments.charlm import CharLM, main
+    from experiments.runner import run_experiment
+
+    for arguments in commands:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:
+            errors = io.StringIO()
+            with contextlib.redirect_stderr(errors):
+                try:
+                    run_experiment("charlm", CharLM, main, [*arguments, f"--workdir={folder}/run"])
+                except SystemExit as end:
+                    if end.code:
+                        raise RuntimeError(f"{arguments}: {errors.getvalue()}{output.getvalue()}") from None
+
+
+def seconds(*commands: list[str]) -> float:
+    """Seconds of a fresh process that does them."""
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors):
-            try:
-                run_experiment("charlm", CharLM, charlm, [*arguments, f"--workdir={folder}/run"])
-            except SystemExit as end:
-                if end.code:
-                    raise RuntimeError(f"{arguments}: {errors.getvalue()}{output.getvalue()}") from None
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(run, list(commands)).result()
     return time.perf_counter() - start
 
 
 def measure(hidden_size: int, sweep: str, steps: int, methods: list[str]) -> dict[str, Any]:
     """One hidden size: the sweep by each method, and its runs alone."""
-    common = (f"--hidden_size={hidden_size}", f"--steps={steps}", f"--eval_every={steps}", "--sample_every=none")
+    common = [f"--hidden_size={hidden_size}", f"--steps={steps}", f"--eval_every={steps}", "--sample_every=none"]
     row: dict[str, Any] = {"hidden_size": hidden_size, "steps": steps}
     for method in methods:
-        row[f"sweep_{method}_seconds"] = run(*common, f"--sweep={sweep}", f"--sweep_method={method}")
+        row[f"sweep_{method}_seconds"] = seconds([*common, f"--sweep={sweep}", f"--sweep_method={method}"])
     settings = Space.parse(sweep).grid()
-    row["one_by_one_seconds"] = sum(run(*common, *(f"--{n}={v}" for n, v in setting.items())) for setting in settings)
+    alone = [[*common, *(f"--{name}={value}" for name, value in setting.items())] for setting in settings]
+    row["one_by_one_seconds"] = seconds(*alone)
     row["runs"] = len(settings)
     for method in methods:
         row[f"speedup_{method}"] = row["one_by_one_seconds"] / row[f"sweep_{method}_seconds"]

@@ -7,9 +7,11 @@ thread alone is at work, so the runs need not know of each other.
 
 import contextvars
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +61,7 @@ class Joint:
     """The meeting place of the runs.
 
     Attributes:
-        method: "auto", "vmap", "loop" or a number of runs at once. "loop" is one run after the other, by one program.
+        method: "auto", "vmap", "loop" or a number of runs at once. "loop" is each run by itself, by one program.
         programs: the joint programs compiled so far, by their shapes.
     """
 
@@ -73,6 +75,10 @@ class Joint:
         self._active = count
         self._waiting: list[_Request] = []
         self._turn = threading.Condition(threading.Lock())
+        # A loop of small products leaves cores idle. What one thread sends off, a CPU does in that order; what several
+        # send off, it does at the same time.
+        lanes = min(count, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+        self._lanes = [ThreadPoolExecutor(1) for _ in range(lanes)]
 
     @contextmanager
     def member(self) -> Iterator[None]:
@@ -88,10 +94,9 @@ class Joint:
         """`train_step` for one run, taken together with those of the others."""
 
         def shared(state: Any, block: Any, learning_rates: Any) -> Any:
-            leaves = jax.tree.map(jnp.asarray, (state, block, learning_rates))
-            # Runs on different devices go off separately, and at the same time.
-            shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in jax.tree.leaves(leaves))
-            return self._meet(_Request((jax.tree.structure(leaves), shapes), train_step, leaves))
+            # What the host has made stays there: a conversion of its own would wait for the steps under way.
+            value = (state, block, learning_rates)
+            return self._meet(_Request((jax.tree.structure(value), _shapes(value)), train_step, value))
 
         return shared
 
@@ -158,6 +163,8 @@ class Joint:
         kind, function = group[0].kind, group[0].function
         while chunk > 1 and 2 * len(group) <= chunk:
             chunk = -(-chunk // 2)
+        if chunk == 1:
+            return self._one_by_one(group), 1
         results = []
         while len(results) < len(group):
             members = [request.value for request in group[len(results) : len(results) + chunk]]
@@ -167,9 +174,22 @@ class Joint:
             program = self._program(kind, function, arguments)
             if program is None:
                 chunk = -(-chunk // 2)
+                if chunk == 1:
+                    return results + self._one_by_one(group[len(results) :]), 1
                 continue
             results += program(*arguments)[: len(members)]
         return results, chunk
+
+    def _one_by_one(self, group: list["_Request"]) -> list[Any]:
+        """One step of each by the program of one run; on a CPU, on all of its cores."""
+        kind, values, first = group[0].kind, [request.value for request in group], []
+        if (kind, 1) not in self.programs:
+            # Every run has made the same program; the first is compiled, alone, and serves all.
+            self.programs[kind, 1] = group[0].function
+            first = [group[0].function(*values.pop(0))]
+        program, lanes = self.programs[kind, 1], self._lanes
+        under_way = [lanes[number % len(lanes)].submit(program, *value) for number, value in enumerate(values)]
+        return first + [step.result() for step in under_way]
 
     def _chunk(self, function: TrainStep, example: Any, count: int) -> int:
         """How many runs to try to take at once."""
@@ -180,16 +200,13 @@ class Joint:
         return count
 
     def _program(self, kind: Any, function: TrainStep, arguments: Any) -> Callable[..., list[Any]] | None:
-        """The program for so many runs; None where it needs more memory than there is."""
+        """The program for several runs; None where it needs more memory than there is."""
         count = len(arguments[0])
         if (kind, count) not in self.programs:
-            if count == 1:
-                self.programs[kind, 1] = lambda states, blocks, rates: [function(states[0], blocks[0], rates[0])]
-            else:
-                compiled = jax.jit(_together(function), donate_argnums=0).lower(*arguments).compile()
-                if bytes_needed(compiled) > self._free():
-                    return None
-                self.programs[kind, count] = compiled
+            compiled = jax.jit(_together(function), donate_argnums=0).lower(*arguments).compile()
+            if bytes_needed(compiled) > self._free():
+                return None
+            self.programs[kind, count] = compiled
         return self.programs[kind, count]
 
     def _free(self) -> int:
@@ -204,6 +221,16 @@ class _Request:
     result: Any = None
     error: Exception | None = None
     done: bool = False
+
+
+def _shapes(tree: Any) -> tuple[Any, ...]:
+    def shape(leaf: Any) -> tuple[Any, ...]:
+        if isinstance(leaf, jax.Array):
+            # Runs on different devices go off separately, and at the same time.
+            return leaf.shape, leaf.dtype, leaf.device
+        return np.shape(leaf), jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+
+    return tuple(map(shape, jax.tree.leaves(tree)))
 
 
 def _together(function: TrainStep) -> Callable[..., list[Any]]:

@@ -18,9 +18,10 @@ _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _RANGE = re.compile(r"(-?\d+)\s*\.\.\s*(-?\d+)$")
 _CALL = re.compile(r"(log|lin)\((.*)\)$")
 
-# Under vmap the products of a recurrent loop become batched ones, which XLA:CPU does not hand to its matrix kernels:
-# from about this many elements of a weight matrix on, one run after the other is faster (benchmarks/sweep.py).
-SMALL_MATRIX = 8192
+# Under vmap what a recurrent loop keeps for its gradient, many times as large, leaves a CPU's caches, and its products
+# become batched ones: from about this many elements of a weight matrix on, runs by themselves are faster
+# (benchmarks/sweep.py; the matrix of a GRU of 16 units has 768, that of one of 32 has 3072).
+SMALL_MATRIX = 2048
 
 
 class SpaceError(ValueError):

@@ -250,6 +250,29 @@ def test_the_faster_way_is_found_by_trying(slower, monkeypatch):
     assert tried == [1, 4, 1, 4, 1, 4] + [5 - slower] * 2
 
 
+def test_runs_by_themselves_share_a_compilation():
+    """Each brings a program of its own, and they come in another order every time."""
+    traced = []
+
+    def make(number):
+        def step(state, block, rates):
+            traced.append(number)
+            return state + block * rates, {"loss": state}
+
+        return jax.jit(step)
+
+    place, functions = Joint(5, "loop"), [make(number) for number in range(5)]
+    states = [jax.numpy.full(3, float(number)) for number in range(5)]
+    for turn in range(3):
+        order = [(number + turn) % 5 for number in range(5)]
+        value = np.ones(3, np.float32), np.ones(1)
+        results = place._step([joint._Request("step", functions[number], (states[number], *value)) for number in order])
+        for number, (state, _) in zip(order, results, strict=True):
+            states[number] = state
+    assert [float(state[0]) for state in states] == [3.0, 4.0, 5.0, 6.0, 7.0]
+    assert traced == [0]
+
+
 def test_too_little_memory_makes_chunks():
     def step(state, block, rates):
         return state + block * rates, {"loss": state}
