@@ -186,7 +186,7 @@ class Joint:
         if (kind, 1) not in self.programs:
             # Every run has made the same program; the first is compiled, alone, and serves all.
             self.programs[kind, 1] = group[0].function
-            first = [group[0].function(*values.pop(0))]
+            first = [self._lanes[0].submit(group[0].function, *values.pop(0)).result()]
         program, lanes = self.programs[kind, 1], self._lanes
         under_way = [lanes[number % len(lanes)].submit(program, *value) for number, value in enumerate(values)]
         return first + [step.result() for step in under_way]

@@ -262,7 +262,7 @@ def test_runs_by_themselves_share_a_compilation():
         return jax.jit(step)
 
     place, functions = Joint(5, "loop"), [make(number) for number in range(5)]
-    states = [jax.numpy.full(3, float(number)) for number in range(5)]
+    states = [jax.numpy.full(3, number, np.float32) for number in range(5)]
     for turn in range(3):
         order = [(number + turn) % 5 for number in range(5)]
         value = np.ones(3, np.float32), np.ones(1)
