@@ -52,7 +52,11 @@ class Sentiment(TrainingConfig):
     test: str | None = flag(None, "PATH of texts to evaluate at the end")
     text_column: str | None = flag(None, "column of the texts in a CSV file (default: text)", placeholder="NAME")
     label_column: str | None = flag(None, "column of the labels (default: label)", placeholder="NAME")
-    class_weight: Literal["balanced"] | None = flag(None, "balanced: rare classes weigh as much as frequent ones")
+    class_weight: Literal["balanced", "root"] | None = flag(
+        "root",
+        "what an example weighs: balanced: rare classes weigh as much as frequent ones in all; root: half-way to that; "
+        "none: each the same",
+    )
     level: Literal["word", "char"] = flag("word", "what a symbol is")
     min_count: int = flag(2, "rarer symbols are unknown", minimum=1)
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
@@ -218,9 +222,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     )
     print(describe_parameters(params))
 
-    counts = np.bincount(labels["train"], minlength=len(classes))
-    balance = counts.sum() / (len(classes) * np.maximum(counts, 1)) if config.class_weight else np.ones(len(classes))
-    weights = jnp.asarray(balance, jnp.float32)
+    weights = jnp.asarray(class_weights(labels["train"], len(classes), config.class_weight))
 
     def loss(params: Any, carry: Any, batch: Any, key: jax.Array, **rates: Any) -> Any:
         logits: Any = model.clone(**rates).apply(
@@ -265,7 +267,9 @@ def train_model(config: Sentiment, run: "Run") -> None:
     metrics = {
         "test_accuracy": accuracy(matrix),
         "test_macro_f1": macro_f1(matrix),
-        "baseline_accuracy": bag_of_words_accuracy(splits["train"], splits[judged], config.class_weight),
+        "baseline_accuracy": bag_of_words_accuracy(
+            splits["train"], splits[judged], dict(zip(classes, weights.tolist(), strict=True))
+        ),
         **trained.metrics,
     }
     for name, score in zip(classes, f1_scores(matrix), strict=True):
@@ -398,7 +402,20 @@ def _jitted_prediction() -> Callable[..., Any]:
     return prediction
 
 
-def bag_of_words_accuracy(train: "LabelledTexts", test: "LabelledTexts", class_weight: str | None) -> float:
+def class_weights(labels: "np.ndarray", classes: int, kind: str | None) -> "np.ndarray":
+    """[C] float32, what an example of each class weighs: (N / (C n_c))^p, of n_c among N examples.
+
+    p is 1 for "balanced", so that every class weighs the same in all; 1/2 for "root", which leaves frequent classes an
+    advantage; 0 for None.
+    """
+    import numpy as np
+
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    power = {None: 0.0, "root": 0.5, "balanced": 1.0}[kind]
+    return ((len(labels) / (classes * counts)) ** power).astype(np.float32)
+
+
+def bag_of_words_accuracy(train: "LabelledTexts", test: "LabelledTexts", class_weight: dict[str, float]) -> float:
     """Accuracy of logistic regression on the counts of the same words, with scikit-learn's defaults."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import CountVectorizer

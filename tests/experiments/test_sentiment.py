@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 import rnn_jax
 from experiments.runner import run_experiment
-from experiments.sentiment import Sentiment, main
+from experiments.sentiment import Sentiment, class_weights, main
 from rnn_jax.data import TextEncoder, pad
 from rnn_jax.training.files import write_text
 
@@ -161,7 +162,7 @@ def test_characters_and_a_folder(tmp_path):
             "--embeddings: expected vectors of --embedding_size=5 numbers, found 4 in 'FOLDER/vectors.txt', line 1",
         ),
         (["--level=char", "--embeddings=FOLDER/vectors.txt"], "--embeddings: expected --level=word"),
-        (["--class_weight=fair"], "--class_weight: expected one of balanced or none, found 'fair'"),
+        (["--class_weight=fair"], "--class_weight: expected one of balanced, root or none, found 'fair'"),
         (["--predict=good"], "--predict: expected a trained run as --workdir"),
         (["--workdir=FOLDER/run", "--predict= "], "--predict: expected a text, found an empty one"),
         (
@@ -189,6 +190,14 @@ def test_bad_input_is_one_line_and_code_2(trained, folder, tmp_path, monkeypatch
     assert len(err.splitlines()) == 1
     assert "Traceback" not in out + err
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_classes_weigh_equally_half_way_or_not_at_all():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    balanced = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(class_weights(labels, 3, "balanced"), balanced, rtol=1e-6)
+    np.testing.assert_allclose(class_weights(labels, 3, "root"), balanced**0.5, rtol=1e-6)
+    assert class_weights(labels, 3, None).tolist() == [1, 1, 1]
 
 
 def test_help_lists_the_flags_and_exits_with_0():
