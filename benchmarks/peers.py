@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import cores
+from rnn_jax.sweep import cores
 
 
 class Layer(NamedTuple):

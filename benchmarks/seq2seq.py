@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from benchmarks import timing
+from rnn_jax.sweep import cores
 
 
 class Sizes(NamedTuple):
@@ -80,7 +81,7 @@ def torch(sizes: Sizes) -> tuple[Callable[[], Any], Callable[[], Any]]:
     import torch
     from torch import nn
 
-    torch.set_num_threads(timing.cores())
+    torch.set_num_threads(cores())
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     hidden, vocabulary = sizes.hidden, sizes.vocabulary
 

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnn_jax.sweep import cores
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-haiku", "equinox", "torch", "numpy")
 
@@ -113,11 +115,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "malloc": all(os.environ.get(name) == value for name, value in MALLOC.items()),
     }
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write(benchmark: str, record: Mapping[str, Any], path: Path | None = None) -> Path:

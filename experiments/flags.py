@@ -146,7 +146,9 @@ COMMON: dict[str, Flag] = {
     ),
     "sweep_samples": Flag("draw so many settings at random in place of all combinations", _SWEEP, minimum=1),
     "sweep_method": Flag(
-        "runs executed at once: auto, vmap (all), loop (one), or a number", _SWEEP, check=_check_sweep_method
+        "how runs go off: vmap (all at once), a number (so many at once), loop (each by itself), or auto",
+        _SWEEP,
+        check=_check_sweep_method,
     ),
     "halving": Flag("at evaluations, end the worse half of the runs of a sweep", _SWEEP),
 }

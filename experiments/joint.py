@@ -7,11 +7,12 @@ thread alone is at work, so the runs need not know of each other.
 
 import contextvars
 import dataclasses
-import os
+import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.sweep import choose_method
+from rnn_jax.sweep import choose_method, cores
 from rnn_jax.training.display import Display
 from rnn_jax.training.step import TrainStep
 
@@ -62,7 +63,7 @@ class Joint:
 
     Attributes:
         method: "auto", "vmap", "loop" or a number of runs at once. "loop" is each run by itself, by one program.
-        programs: the joint programs compiled so far, by their shapes.
+        programs: the programs compiled so far, by their shapes and the number of runs.
     """
 
     def __init__(self, count: int, method: str | int = "auto", memory: int | None = None):
@@ -77,8 +78,14 @@ class Joint:
         self._turn = threading.Condition(threading.Lock())
         # A loop of small products leaves cores idle. What one thread sends off, a CPU does in that order; what several
         # send off, it does at the same time.
-        lanes = min(count, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-        self._lanes = [ThreadPoolExecutor(1) for _ in range(lanes)]
+        lanes = min(count, cores()) if jax.default_backend() == "cpu" else 1
+        self._lanes = [Lane() for _ in range(lanes)]
+        self._widths: dict[Any, int] = {}
+
+    def close(self) -> None:
+        """No more steps will come."""
+        for lane in self._lanes:
+            lane.close()
 
     @contextmanager
     def member(self) -> Iterator[None]:
@@ -181,15 +188,17 @@ class Joint:
         return results, chunk
 
     def _one_by_one(self, group: list["_Request"]) -> list[Any]:
-        """One step of each by the program of one run; on a CPU, on all of its cores."""
-        kind, values, first = group[0].kind, [request.value for request in group], []
+        """One step of each by the program of one run; on a CPU several at a time, on as many cores as memory allows."""
+        kind, function = group[0].kind, group[0].function
         if (kind, 1) not in self.programs:
-            # Every run has made the same program; the first is compiled, alone, and serves all.
-            self.programs[kind, 1] = group[0].function
-            first = [self._lanes[0].submit(group[0].function, *values.pop(0)).result()]
-        program, lanes = self.programs[kind, 1], self._lanes
-        under_way = [lanes[number % len(lanes)].submit(program, *value) for number, value in enumerate(values)]
-        return first + [step.result() for step in under_way]
+            # Every run has made the same program; the first serves all.
+            compiled = jax.jit(function, donate_argnums=0).lower(*group[0].value).compile()
+            needed = max(1, bytes_needed(compiled))
+            self._widths[kind] = max(1, min(len(self._lanes), self._free() // needed))
+            self.programs[kind, 1] = compiled
+        program, lanes = self.programs[kind, 1], self._lanes[: self._widths[kind]]
+        under_way = [lanes[number % len(lanes)].submit(program, *request.value) for number, request in enumerate(group)]
+        return [step.result() for step in under_way]
 
     def _chunk(self, function: TrainStep, example: Any, count: int) -> int:
         """How many runs to try to take at once."""
@@ -221,6 +230,34 @@ class _Request:
     result: Any = None
     error: Exception | None = None
     done: bool = False
+
+
+class Lane:
+    """A thread that does what it is given, in that order; a daemon, so that the second Ctrl-C need not wait for it."""
+
+    def __init__(self):
+        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """What `function(*arguments)` will give."""
+        future: Future[Any] = Future()
+        self._work.put((future, function, arguments))
+        return future
+
+    def close(self) -> None:
+        """End, when all is done that was given."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, function, arguments = work
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:  # handed to who asks for the result
+                future.set_exception(error)
+            # While it waits it must keep no arrays alive.
+            del work, future, arguments
 
 
 def _shapes(tree: Any) -> tuple[Any, ...]:
@@ -263,17 +300,17 @@ def free_memory() -> int:
         return 2**31
 
 
-def halve(keep: float) -> Callable[[list[float]], list[bool]]:
+def halve(keep: float) -> Callable[[list[tuple[float, ...]]], list[bool]]:
     """Successive halving (Jamieson & Talwalkar 2016): the values of all runs -> whether each goes on.
 
     Args:
-        keep: the share that goes on, those of the smallest values.
+        keep: the share that goes on, those of the smallest values; of equal ones, those whose next values are smaller.
     """
 
-    def decide(values: list[float]) -> list[bool]:
+    def decide(values: list[tuple[float, ...]]) -> list[bool]:
         wanted = max(1, round(keep * len(values)))
-        order = np.argsort([value if np.isfinite(value) else np.inf for value in values], kind="stable")
-        chosen = set(order[:wanted].tolist())
-        return [number in chosen for number in range(len(values))]
+        known = [tuple(value if math.isfinite(value) else math.inf for value in of_run) for of_run in values]
+        order = sorted(range(len(values)), key=known.__getitem__)
+        return [number in order[:wanted] for number in range(len(values))]
 
     return decide

@@ -127,8 +127,8 @@ def _open_run(name: str, parsed: flags.Parsed) -> Any:
 def _keep_freed_memory() -> None:
     """Let glibc reuse freed memory in place of mapping it afresh: a tenth to a fifth of a training step on the CPU.
 
-    Every step allocates and frees the same tens of megabytes, and each fresh mapping is paid for page by page. The arenas
-    that threads have of their own give back what is free whatever the thresholds say, so all threads use one.
+    Every step allocates and frees the same tens of megabytes, and each fresh mapping is paid for page by page. The
+    arenas that threads have of their own give back what is free whatever the thresholds say, so all threads use one.
     """
     with contextlib.suppress(OSError, AttributeError):  # no glibc, no such cost
         mallopt = ctypes.CDLL(None).mallopt

@@ -167,16 +167,17 @@ def train_model(config: Sentiment, run: "Run") -> None:
         max_length=config.max_length,
         pieces=config.pieces if config.level == "word" else 0,
     )
+    encoded = {name: encoder.encode(split.texts) for name, split in splits.items()}
     batches = {
         name: PaddedBatches(
-            encoder.encode(split.texts),
+            sequences,
             {"label": labels[name]},
             config.batch_size if name == "train" else AT_ONCE,
             buckets=4 if name == "train" else 2,
             shuffle=name == "train",
             seed=config.seed,
         )
-        for name, split in splits.items()
+        for name, sequences in encoded.items()
     }
     vectors = trained_vectors(config, encoder)
 
@@ -205,8 +206,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     if vectors is not None:
         table = start_from(table, vectors)
     if config.class_ratios:
-        known = encoder.encode(splits["train"].texts)["tokens"]
-        ratios = class_ratios(known, labels["train"], len(encoder.vocabulary), len(classes))
+        ratios = class_ratios(encoded["train"]["tokens"], labels["train"], len(encoder.vocabulary), len(classes))
         table = add_ratios(table, ratios, jax.random.key(config.seed))
     params = {**params, "member": {**member, "words": {"embedding": table}}}
     sizes = {name: len(split) for name, split in splits.items()}
@@ -416,7 +416,13 @@ def class_weights(labels: "np.ndarray", classes: int, kind: str | None) -> "np.n
 
 
 def bag_of_words_accuracy(train: "LabelledTexts", test: "LabelledTexts", class_weight: dict[str, float]) -> float:
-    """Accuracy of logistic regression on the counts of the same words, with scikit-learn's defaults."""
+    """Accuracy of logistic regression on the counts of the same words, with scikit-learn's defaults.
+
+    Args:
+        train: what it learns.
+        test: what it is judged by.
+        class_weight: what an example of each class weighs.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression

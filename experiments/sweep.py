@@ -208,6 +208,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             while thread.is_alive():
                 thread.join(0.1)
     board.close()
+    joint.close()
     for member in group:
         if member.error is not None:
             raise member.error
@@ -250,7 +251,8 @@ def _rungs(joint: Joint, member: Member, count: int) -> Callable[[Mapping[str, f
         if left == 0:
             return
         left -= 1
-        if not joint.agree(float(values[monitor]), halve(0.5)):
+        # A share of wrong answers is often the same for several runs.
+        if not joint.agree((float(values[monitor]), float(values.get("val_loss", 0.0))), halve(0.5)):
             member.trained(monitor, values)
             raise _Halved
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Value = int | float | str
@@ -257,11 +259,16 @@ def _over_devices(function: Callable[[Any], Any], arguments: Any, count: int) ->
     return jax.tree.map(lambda leaf: leaf[:count], jax.jit(jax.vmap(function))(placed))
 
 
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_method(function: Callable[..., Any], *example: Any) -> str:
     """ "vmap" or "map", whichever is the faster way to run a function for many settings on this backend.
 
     An accelerator wants all runs at once. So does a CPU as long as the matrices that loops multiply by are small
-    (`SMALL_MATRIX`); for larger ones batched products inside a loop run slower than one run after the other.
+    (`SMALL_MATRIX`).
 
     Args:
         function: of one run.
@@ -270,20 +277,42 @@ def choose_method(function: Callable[..., Any], *example: Any) -> str:
     if jax.default_backend() != "cpu":
         return "vmap"
     jaxpr = jax.make_jaxpr(function)(*example).jaxpr
-    return "vmap" if _largest_factor(jaxpr, in_loop=False) <= SMALL_MATRIX else "map"
+    return "vmap" if _largest_factor(jaxpr) <= SMALL_MATRIX else "map"
 
 
-def _largest_factor(jaxpr: Any, in_loop: bool) -> int:
-    """Elements of the largest matrix by which a loop multiplies; 0 where no loop multiplies."""
+def _largest_factor(jaxpr: Any, fixed: set[Any] | None = None) -> int:
+    """Elements of the largest matrix by which a loop multiplies at each of its steps; 0 where there is none.
+
+    Args:
+        jaxpr: what to search.
+        fixed: its variables that are the same at each step of the loop around it; None: there is no loop around it.
+    """
     largest = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general" and in_loop:
-            largest = max(largest, *(var.aval.size for var in equation.invars))
-        inside = in_loop or equation.primitive.name in ("scan", "while")
-        for inner in jax.tree.leaves(
-            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                largest = max(largest, _largest_factor(inner, inside))
+        variables = [var for var in equation.invars if not isinstance(var, Literal)]
+        if fixed is not None:
+            if equation.primitive.name == "dot_general":
+                largest = max([largest, *(var.aval.size for var in variables if var in fixed)])
+            if fixed.issuperset(variables):
+                # Such as a transposed matrix.
+                fixed.update(equation.outvars)
+        for name, value in equation.params.items():
+            for inner in jax.tree.leaves(value, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    largest = max(largest, _largest_factor(inner, _fixed_inside(equation, name, inner, fixed)))
     return largest
+
+
+def _fixed_inside(equation: Any, name: str, inner: Any, fixed: set[Any] | None) -> set[Any] | None:
+    """Which variables of `inner`, the parameter `name` of an equation, are the same at each step of a loop."""
+    if equation.primitive.name == "scan":
+        return set(inner.invars[: equation.params["num_consts"]])
+    if equation.primitive.name == "while":
+        return set(inner.invars[: equation.params[name.replace("jaxpr", "nconsts")]])
+    if fixed is None:
+        return None
+    # A call; a branch is given all but the first.
+    given = equation.invars[len(equation.invars) - len(inner.invars) :]
+    pairs = zip(inner.invars, given, strict=False)
+    return {var for var, outer in pairs if not isinstance(outer, Literal) and outer in fixed}

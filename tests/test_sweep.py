@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax import gru, unroll
 from rnn_jax.sweep import Space, SpaceError, choose_method, over_runs, sweep
 
 
@@ -112,5 +113,17 @@ def test_on_a_cpu_the_matrices_of_loops_decide(width, expected):
         return jax.lax.scan(lambda h, _: (rate * h @ weights, None), jnp.ones((2, width)), None, length=3)[0]
 
     assert choose_method(loop, 0.5) == (expected if jax.default_backend() == "cpu" else "vmap")
-    # A product outside any loop does not count.
+    # A product outside any loop does not count, nor does how much is multiplied at once.
     assert choose_method(lambda rate: rate * weights @ weights, 0.5) == "vmap"
+
+
+@pytest.mark.parametrize(("hidden_size", "expected"), [(16, "vmap"), (64, "map")])
+def test_the_size_of_a_batch_does_not_matter(hidden_size, expected):
+    cell = gru(hidden_size)
+    params = cell.init(jax.random.key(0), 3)
+
+    def loss(rate, params):
+        return (rate * unroll(cell, params, jnp.ones((5, 300, 3)))[1]).sum()
+
+    found = choose_method(jax.grad(loss, 1), 0.5, params)
+    assert found == (expected if jax.default_backend() == "cpu" else "vmap")

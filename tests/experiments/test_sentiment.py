@@ -192,6 +192,32 @@ def test_bad_input_is_one_line_and_code_2(trained, folder, tmp_path, monkeypatch
     assert not list(tmp_path.glob("runs/*"))
 
 
+def test_words_know_at_the_start_in_which_classes_they_occur(folder, tmp_path):
+    """Before any training (its rate is next to nothing) the vectors differ by the ratios, in one direction a class."""
+    tables = {}
+    for flag in ("--class_ratios", "--noclass_ratios"):
+        code, _, err = sentiment(
+            f"--train={folder}/train.tsv",
+            f"--workdir={tmp_path}/{flag}",
+            flag,
+            "--steps=1",
+            "--learning_rate=1e-9",
+            "--warmup=0",
+            *SMALL,
+        )
+        assert code == 0, err
+        loaded = rnn_jax.load(tmp_path / flag)
+        tables[flag] = np.asarray(loaded.params["member"]["words"]["embedding"])
+    added = tables["--class_ratios"] - tables["--noclass_ratios"]
+    words = {word: added[:, loaded.vocabulary.symbols.index(word)] for word in ("good", "bad", "film")}
+    length = {word: np.linalg.norm(vectors, axis=1) for word, vectors in words.items()}
+    # The log-ratios of two classes are opposite numbers; a word of both classes says next to nothing.
+    cosine = (words["good"] * words["bad"]).sum(1) / (length["good"] * length["bad"])
+    np.testing.assert_allclose(cosine, -1, atol=1e-3)
+    assert np.all(length["good"] > 0.1)
+    assert np.all(length["film"] < 0.1 * length["good"])
+
+
 def test_classes_weigh_equally_half_way_or_not_at_all():
     labels = np.array([0] * 6 + [1] * 3 + [2])
     balanced = compute_class_weight("balanced", classes=np.arange(3), y=labels)

@@ -217,13 +217,18 @@ def test_what_runs_may_differ_in_and_share_a_program(tmp_path):
     assert groups("cell=lstm(forget_bias=0),lstm(forget_bias=2),lstm,lstm(recurrent_init=glorot)") == [4]
     assert groups("cell=lstm,gru") == groups("hidden_size=8,16") == groups("cell=gru,gru(reset=before)") == [1, 1]
     assert groups("dropout=0,0.1,0.2") == [1, 2]
+    assert groups("ema_decay=none,0.9,0.99") == [1, 2]
     assert groups("dtype=bfloat16;dropout=0.1,0.2") == [1, 1]
     assert groups("clip_norm=none,1,2;optimizer=adam,sgd") == [1, 1, 2, 2]
 
 
 def test_halving_never_keeps_what_is_not_finite():
-    assert halve(0.5)([3.0, math.nan, 1.0, math.inf]) == [True, False, True, False]
-    assert halve(0.5)([2.0]) == [True]
+    assert halve(0.5)([(3.0,), (math.nan,), (1.0,), (math.inf,)]) == [True, False, True, False]
+    assert halve(0.5)([(2.0,)]) == [True]
+
+
+def test_halving_looks_further_where_runs_are_equally_good():
+    assert halve(0.5)([(0.6, 1.0), (0.6, 0.7), (0.6, math.nan), (0.6, 0.9)]) == [False, True, False, True]
 
 
 @pytest.mark.parametrize("slower", [1, 4])
@@ -242,7 +247,7 @@ def test_the_faster_way_is_found_by_trying(slower, monkeypatch):
         return take(group, chunk)
 
     monkeypatch.setattr(place, "_take", watched)
-    group = [joint._Request("step", step, value) for _ in range(4)]
+    group = [joint._Request("step", step, jax.tree.map(jax.numpy.copy, value)) for _ in range(4)]
     for number in range(8):
         results = place._step(group)
         assert [float(state[0]) for state, _ in results] == [number + 2.0] * 4
@@ -285,6 +290,7 @@ def test_too_little_memory_makes_chunks():
         results = place._step([joint._Request("step", step, jax.tree.map(jax.numpy.copy, r.value)) for r in group])
         assert [float(state[0]) for state, _ in results] == [2.0] * 4
         assert [count for _, count in place.programs] == sizes
+    assert tight._widths == {"step": 1}
 
 
 def test_a_command_gives_its_configuration_back():

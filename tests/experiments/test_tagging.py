@@ -68,6 +68,13 @@ def trained(corpus, tmp_path_factory):
     return run, out
 
 
+def test_the_flags_reach_the_model(trained):
+    run, _ = trained
+    arguments = json.loads((run / "model.json").read_text())["arguments"]
+    expected = {"cell": "gru", "hidden_size": 8, "embedding_size": 8, "dropout": 0.1, "crf": True}
+    assert {name: arguments[name] for name in expected} == expected
+
+
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
     """A run on source code: a dozen small files in place of the standard library."""

@@ -43,6 +43,23 @@ def prepared(name):
     return attention, attention.init(jax.random.key(0), H, M)
 
 
+def test_additive_attention_query_by_query_is_that_of_all_queries_at_once(monkeypatch):
+    attention, params = prepared("bahdanau")
+    outputs, queries = (jnp.asarray(array, jnp.float32) for array in arrays((S, B, M), (T, B, H)))
+
+    def loss(params, outputs, queries):
+        contexts, _ = attention(params, attention.remember(params, outputs, jnp.asarray(MASK)), queries)
+        return (contexts * jnp.arange(float(M))).sum()
+
+    found = {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        loops = str(jax.make_jaxpr(lambda *given: loss(*given))(params, outputs, queries)).count("scan[")
+        assert loops == (backend == "cpu")
+        found[backend] = jax.grad(loss, (0, 1, 2))(params, outputs, queries)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found.values())
+
+
 @pytest.mark.parametrize("name", ATTENTIONS)
 @pytest.mark.usefixtures("x64")
 def test_contexts_and_weights_are_the_equations(name):
