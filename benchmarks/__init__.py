@@ -1,1 +1,1 @@
-"""Measurements beside peers: one process, alternating, ratios of medians, kept as JSON with the machine's name."""
+"""Measurements beside peers: alternately, in one process where that can be; ratios of medians, kept as JSON."""

@@ -46,7 +46,7 @@ def seconds(*commands: list[str]) -> float:
 def measure(hidden_size: int, sweep: str, steps: int, methods: list[str]) -> dict[str, Any]:
     """One hidden size: the sweep by each method, and its runs alone."""
     common = [f"--hidden_size={hidden_size}", f"--steps={steps}", f"--eval_every={steps}", "--sample_every=none"]
-    row: dict[str, Any] = {"hidden_size": hidden_size, "steps": steps}
+    row: dict[str, Any] = {"sweep": sweep, "hidden_size": hidden_size, "steps": steps}
     for method in methods:
         row[f"sweep_{method}_seconds"] = seconds([*common, f"--sweep={sweep}", f"--sweep_method={method}"])
     settings = Space.parse(sweep).grid()
@@ -78,7 +78,7 @@ def main() -> None:
         print(
             f"H = {size}, {row['runs']} runs: one by one {row['one_by_one_seconds']:.0f} s; sweep {times}", flush=True
         )
-    print(timing.write("sweep", {"sweep": flags.sweep, "rows": rows}, flags.json))
+    print(timing.write("sweep", {"rows": rows}, flags.json))
 
 
 if __name__ == "__main__":

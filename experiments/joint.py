@@ -170,10 +170,10 @@ class Joint:
         kind, function = group[0].kind, group[0].function
         while chunk > 1 and 2 * len(group) <= chunk:
             chunk = -(-chunk // 2)
-        if chunk == 1:
-            return self._one_by_one(group), 1
         results = []
         while len(results) < len(group):
+            if chunk == 1:
+                return results + self._one_by_one(group[len(results) :]), 1
             members = [request.value for request in group[len(results) : len(results) + chunk]]
             # Runs that have left are made up for by copies of one that is here, or the program would change its shape.
             padded = members + [jax.tree.map(jnp.copy, members[0]) for _ in range(chunk - len(members))]
@@ -181,8 +181,6 @@ class Joint:
             program = self._program(kind, function, arguments)
             if program is None:
                 chunk = -(-chunk // 2)
-                if chunk == 1:
-                    return results + self._one_by_one(group[len(results) :]), 1
                 continue
             results += program(*arguments)[: len(members)]
         return results, chunk
@@ -192,7 +190,7 @@ class Joint:
         kind, function = group[0].kind, group[0].function
         if (kind, 1) not in self.programs:
             # Every run has made the same program; the first serves all.
-            compiled = jax.jit(function, donate_argnums=0).lower(*group[0].value).compile()
+            compiled = _compiled(function, group[0].value)
             needed = max(1, bytes_needed(compiled))
             self._widths[kind] = max(1, min(len(self._lanes), self._free() // needed))
             self.programs[kind, 1] = compiled
@@ -212,7 +210,7 @@ class Joint:
         """The program for several runs; None where it needs more memory than there is."""
         count = len(arguments[0])
         if (kind, count) not in self.programs:
-            compiled = jax.jit(_together(function), donate_argnums=0).lower(*arguments).compile()
+            compiled = _compiled(_together(function), arguments)
             if bytes_needed(compiled) > self._free():
                 return None
             self.programs[kind, count] = compiled
@@ -270,6 +268,10 @@ def _shapes(tree: Any) -> tuple[Any, ...]:
     return tuple(map(shape, jax.tree.leaves(tree)))
 
 
+def _compiled(function: Callable[..., Any], arguments: Any) -> Any:
+    return jax.jit(function, donate_argnums=0).lower(*arguments).compile()
+
+
 def _together(function: TrainStep) -> Callable[..., list[Any]]:
     def joint(*arguments: Any) -> list[Any]:
         stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *argument) for argument in arguments]
@@ -310,7 +312,7 @@ def halve(keep: float) -> Callable[[list[tuple[float, ...]]], list[bool]]:
     def decide(values: list[tuple[float, ...]]) -> list[bool]:
         wanted = max(1, round(keep * len(values)))
         known = [tuple(value if math.isfinite(value) else math.inf for value in of_run) for of_run in values]
-        order = sorted(range(len(values)), key=known.__getitem__)
-        return [number in order[:wanted] for number in range(len(values))]
+        chosen = sorted(range(len(values)), key=known.__getitem__)[:wanted]
+        return [number in chosen for number in range(len(values))]
 
     return decide

@@ -25,7 +25,7 @@ from rnn_jax.sweep import Space
 from rnn_jax.training.display import Display
 from rnn_jax.training.files import replaced, write_json, write_text
 from rnn_jax.training.loop import Interrupted, NonFinite
-from rnn_jax.training.metrics import TRAIN, VALID, read_metrics
+from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
 from rnn_jax.training.run import Run, open_run
 from rnn_jax.training.signals import SignalCatcher
 
@@ -436,9 +436,10 @@ def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
     """The monitored metric of each run over its steps; the training loss, where runs were not evaluated on the way."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    curves = [_curve(member, VALID, monitor) for member in members]
+    logs = [read_metrics(member.path / "metrics.jsonl") for member in members]
+    curves = [curve(log, VALID, monitor) for log in logs]
     if not any(curves):
-        monitor, curves = "loss", [_curve(member, TRAIN, "loss") for member in members]
+        monitor, curves = "loss", [curve(log, TRAIN, "loss") for log in logs]
     ends = []
     for member, points in zip(members, curves, strict=True):
         if points:
@@ -456,11 +457,6 @@ def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
     axes.grid(alpha=0.3)
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-
-
-def _curve(member: Member, split: str, metric: str) -> list[tuple[int, float]]:
-    lines = [line for line in read_metrics(member.path / "metrics.jsonl") if line["split"] == split]
-    return [(line["step"], line[metric]) for line in lines if line.get(metric) is not None]
 
 
 def _plot_against(path: Path, members: list[Member], name: str, monitor: str) -> None:

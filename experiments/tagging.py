@@ -119,7 +119,7 @@ class Tagging(TrainingConfig):
         return "char" if self.train == BUILTIN else "word"
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def model_arguments(self) -> dict[str, Any]:
         """The arguments of `Tagger` whose defaults depend on what is labelled."""
         given = {name: getattr(self, name) for name in DEFAULTS[self.level]}
         return DEFAULTS[self.level] | {name: value for name, value in given.items() if value is not None}
@@ -186,7 +186,7 @@ def train_model(config: Tagging, run: "Run") -> None:
             features=tuple(map(len, encoder.feature_vocabularies)),
             word_dropout=config.word_dropout,
             dtype=config.dtype,
-            **config.sizes,
+            **config.model_arguments,
         )
         first = jax.tree.map(jnp.asarray, batches.at(0))
         params = initial_params(model, jax.random.key(config.seed), first["tokens"], **model_inputs(first))

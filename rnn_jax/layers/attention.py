@@ -104,17 +104,17 @@ def bahdanau(size: int) -> Attention:
     def scores(params: Params, query: Array, keys: Array) -> Array:
         projected = matmul(query, params["query"]) + widen(params["bias"])
 
-        def hidden(query: Array) -> Array:
+        def score(query: Array) -> Array:
             return matmul(jnp.tanh(query[..., None, :] + keys), params["score"])[..., 0]
 
         if jax.default_backend() != "cpu":
-            return jax.checkpoint(hidden)(projected)
+            return jax.checkpoint(score)(projected)
 
         # The hidden layer of one query a sequence, [B, S, A], fits a CPU's cache; that of all T queries would go to
         # memory and back for each operation, and be kept for the gradient.
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def one(carry: tuple[()], query: Array) -> tuple[tuple[()], Array]:
-            return carry, hidden(query)
+            return carry, score(query)
 
         return scan(one, (), projected, length=len(projected), reverse=False)[1]
 

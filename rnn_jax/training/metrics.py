@@ -3,10 +3,10 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rnn_jax.training.files import write_text
 
@@ -87,3 +87,8 @@ def read_metrics(path: Path | str) -> list[dict]:
         if line.endswith("\n"):
             lines.append(json.loads(line))
     return lines
+
+
+def curve(lines: Sequence[Mapping[str, Any]], split: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of one metric of one split, where it is known and finite; `lines` as `read_metrics` gives them."""
+    return [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]

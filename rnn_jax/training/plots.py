@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rnn_jax.training.files import replaced
-from rnn_jax.training.metrics import TRAIN, VALID, read_metrics
+from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
 
 
 def plot_loss(
@@ -24,10 +24,7 @@ def plot_loss(
         monitor: the name of the validation loss.
     """
     lines = read_metrics(metrics)
-    train = [(line["step"], line["loss"]) for line in lines if line["split"] == TRAIN and line.get("loss") is not None]
-    valid = [
-        (line["step"], line[monitor]) for line in lines if line["split"] == VALID and line.get(monitor) is not None
-    ]
+    train, valid = curve(lines, TRAIN, "loss"), curve(lines, VALID, monitor)
     if not train and not valid:
         return
     # A Figure of its own: pyplot keeps global state and may look for a screen.
