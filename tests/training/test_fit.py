@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import signal
-import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import toy
 
+from rnn_jax.training import dispatch
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Dispatcher
 from rnn_jax.training.loop import Interrupted, NonFinite, fit
@@ -212,21 +213,34 @@ def test_epochs(run):
     assert run(stop=StopRule(epochs=2.5), batches=toy.Batches(steps_per_epoch=10)).progress.step == 25
 
 
-def test_max_seconds_does_not_count_evaluation(run):
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until `clock.pass_time(seconds)`."""
+    clock = SimpleNamespace(now=0.0)
+    clock.pass_time = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def test_max_seconds_does_not_count_evaluation(run, clock):
     def evaluate(params):
-        time.sleep(0.2)
+        clock.pass_time(0.2)
         return toy.evaluate(params)
 
-    result = run(stop=StopRule(max_seconds=1.0), batches=toy.Batches(seconds=0.01), evaluate=evaluate, eval_every=10)
+    batches = toy.Batches(on_block=lambda step, count: clock.pass_time(0.01 * count))
+    result = run(stop=StopRule(max_seconds=1.0), batches=batches, evaluate=evaluate, eval_every=10)
     assert result.reason == "max_seconds"
-    assert 0.9 < result.progress.seconds < 1.3
-    assert result.progress.step > 20
+    assert result.progress.seconds == pytest.approx(1.0, abs=0.011)
+    assert result.progress.step == pytest.approx(100, abs=1)
     assert result.progress.evaluated_step == result.progress.step
 
 
-def test_a_run_that_used_its_time_has_ended(run):
-    options = {"stop": StopRule(max_seconds=0.5), "batches": toy.Batches(seconds=0.01)}
-    assert run(**options).progress.step == run(**options).progress.step
+def test_a_run_that_used_its_time_has_ended(run, clock):
+    batches = toy.Batches(on_block=lambda step, count: clock.pass_time(0.01 * count))
+    options = {"stop": StopRule(max_seconds=0.5), "batches": batches}
+    first = run(**options)
+    assert first.progress.step > 40
+    assert run(**options).progress.step == first.progress.step
 
 
 def test_samples_are_shown_on_standard_output(run, capsys):
