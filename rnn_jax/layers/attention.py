@@ -141,13 +141,19 @@ def luong_dot() -> Attention:
 
 @functools.cache
 def luong_general() -> Attention:
-    """score(q, h_s) = qᵀ W h_s. Source: Luong, Pham & Manning 2015 (arXiv 1508.04025)."""
+    """score(q, h_s) = qᵀ W h_s / √Q.
+
+    The root is not in the paper; it takes no score away, for W is free. Without it scores of wide layers start so far
+    apart that the softmax picks one place and passes almost no gradient, and a step of Adam throws them further.
+
+    Source: Luong, Pham & Manning 2015 (arXiv 1508.04025); the root: Vaswani et al. 2017 (arXiv 1706.03762).
+    """
 
     def init(key: Key, query_size: int, memory_size: int) -> Params:
         return {"memory": _GLOROT(key, (memory_size, query_size), jnp.float32)}
 
     def keys(params: Params, values: Array) -> Array:
-        return matmul(values, params["memory"])
+        return matmul(values, params["memory"]) / params["memory"].shape[-1] ** 0.5
 
     return Attention(init, keys, _dot)
 

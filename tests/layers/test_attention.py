@@ -23,7 +23,9 @@ def scores_of(name, params, query, value):
     if name == "bahdanau":
         hidden = np.tanh(query @ params["query"] + params["bias"] + value @ params["memory"])
         return float((hidden @ params["score"])[0])
-    return float(query @ value) if name == "luong_dot" else float(query @ (value @ params["memory"]))
+    if name == "luong_dot":
+        return float(query @ value)
+    return float(query @ (value @ params["memory"])) / len(query) ** 0.5
 
 
 def by_hand(name, params, query, outputs, length):
@@ -74,6 +76,18 @@ def test_contexts_and_weights_are_the_equations(name):
             np.testing.assert_allclose(contexts[t, b], context, rtol=1e-10)
             np.testing.assert_allclose(weights[t, b, : LENGTHS[b]], expected, rtol=1e-10)
             assert not weights[t, b, LENGTHS[b] :].any()
+
+
+@pytest.mark.parametrize("name", ["bahdanau", "luong_general"])
+def test_attention_that_learns_starts_by_looking_everywhere(name):
+    """Wide layers whose outputs are of the size of tanh's: no place has much more than its share."""
+    wide, places = 512, 20
+    attention = make_attention(name, wide)
+    random = np.random.default_rng(0)
+    outputs, query = (jnp.asarray(random.uniform(-1, 1, shape), jnp.float32) for shape in ((places, 8, wide), (8, wide)))
+    params = attention.init(jax.random.key(0), wide, wide)
+    _, weights = attention(params, attention.remember(params, outputs, jnp.ones((places, 8), bool)), query)
+    assert weights.max() < 0.3
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
