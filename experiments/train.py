@@ -11,7 +11,7 @@ from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
 from experiments.joint import SURROUNDINGS
 from rnn_jax.layers.dropout import TracedRate
-from rnn_jax.training.checkpoint import Checkpoints
+from rnn_jax.training.checkpoint import CheckpointMismatch, Checkpoints
 from rnn_jax.training.dispatch import Batches
 from rnn_jax.training.loop import fit
 from rnn_jax.training.metrics import MetricsWriter
@@ -155,6 +155,8 @@ def train(
             steps_per_dispatch=around.steps_per_dispatch,
         )
         best = checkpoints.restore(result.state, best=True).evaluated
+    except CheckpointMismatch as error:
+        raise RunError(f"workdir: {error}; another version may have begun the run") from error
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"

@@ -42,6 +42,10 @@ class Progress:
         return dataclasses.replace(after, best_step=self.step, best_values=values) if best else after
 
 
+class CheckpointMismatch(ValueError):
+    """What was saved has other arrays than the state it should become."""
+
+
 class Checkpoints:
     """The checkpoints of one run: folders named 1, 2, 3, ... in the order of saving; only the last and best are kept.
 
@@ -106,11 +110,17 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: nothing has been saved.
+            CheckpointMismatch: the arrays saved have other names or shapes than those of `like`.
         """
         number = self._number(best)
         params, rest = _split(like)
         args = ocp.args.Composite(params=_restore_as(params), rest=_restore_as(rest))
-        restored = self._manager.restore(number, args=args)
+        try:
+            restored = self._manager.restore(number, args=args)
+        except ValueError as error:
+            raise CheckpointMismatch(
+                f"expected the arrays of this model and optimizer, found others in {self._manager.directory}"
+            ) from error
         return _join(restored["params"], restored["rest"], like)
 
     def restore_params(self, *, best: bool = True) -> Any:

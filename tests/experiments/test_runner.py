@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,21 @@ def test_resuming_with_other_settings(whole, tmp_path):
     assert error("--workdir=run", "--learning_rate=0.5", "--seed=0", "--batch_size=4") == (
         "toy: --workdir: run holds a run with another configuration: "
         "batch_size (2 in the run, 4 now), learning_rate (0.1 in the run, 0.5 now)\n"
+    )
+
+
+def test_resuming_what_another_version_began(whole, tmp_path):
+    """Its configuration says, or lacks, what changes the arrays of the state."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    config = tmp_path / "run" / "config.json"
+    stored = json.loads(config.read_text())
+    stored["config"]["ema_decay"] = 0.9
+    config.write_text(json.dumps(stored))
+    code, output, errors = run("--workdir=run", folder=tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[-1] == (
+        "toy: --workdir: expected the arrays of this model and optimizer, found others in "
+        f"{tmp_path}/run/checkpoints; another version may have begun the run"
     )
 
 

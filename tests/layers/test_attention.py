@@ -84,7 +84,9 @@ def test_attention_that_learns_starts_by_looking_everywhere(name):
     wide, places = 512, 20
     attention = make_attention(name, wide)
     random = np.random.default_rng(0)
-    outputs, query = (jnp.asarray(random.uniform(-1, 1, shape), jnp.float32) for shape in ((places, 8, wide), (8, wide)))
+    outputs, query = (
+        jnp.asarray(random.uniform(-1, 1, shape), jnp.float32) for shape in ((places, 8, wide), (8, wide))
+    )
     params = attention.init(jax.random.key(0), wide, wide)
     _, weights = attention(params, attention.remember(params, outputs, jnp.ones((places, 8), bool)), query)
     assert weights.max() < 0.3

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.training.checkpoint import Checkpoints, Progress
+from rnn_jax.training.checkpoint import CheckpointMismatch, Checkpoints, Progress
 from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.state import TrainState
 
@@ -100,6 +100,24 @@ def test_a_folder_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         checkpoints.restore(state_of(1.0))
     checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("params", "options"),
+    [
+        ({"table": jnp.zeros((8, 9))}, {}),
+        ({"other": jnp.zeros((8, 8))}, {}),
+        ({"table": jnp.zeros((8, 8))}, {"ema_decay": 0.9}),
+    ],
+)
+def test_a_state_of_other_arrays_is_refused_in_one_line(checkpoints, params, options):
+    def state(params, **options):
+        optimizer = make_optimizer("adam", learning_rate=0.1, **options)
+        return TrainState.create(params, optimizer, key=jax.random.key(0))
+
+    checkpoints.save(state({"table": jnp.zeros((8, 8))}), Progress(step=1))
+    with pytest.raises(CheckpointMismatch, match=r"\Aexpected the arrays .*, found others in [^\n]*\Z"):
+        checkpoints.restore(state(params, **options))
 
 
 def test_what_a_dead_process_left_unfinished_is_cleared_by_training_and_left_by_a_reader(checkpoints, tmp_path):
