@@ -258,7 +258,8 @@ class Seq2Seq(nn.Module):
             params = self._loop_params() | {"memory": encoded.memory}
             first, upper = carry
             before = first.output
-            first, (outputs, contexts) = unroll(self.loop, params, inputs, first)
+            # Deferred gradients would read the memory twice more.
+            first, (outputs, contexts) = unroll(self.loop, params, inputs, first, gradient="autodiff")
             # The loop does not keep its weights: that this is computed again costs nothing where it is not used.
             queries = jnp.concatenate([before[None], outputs[:-1]])
             _, weights = self._attend(encoded, queries)
