@@ -432,14 +432,17 @@ def _write_table(path: Path, members: list[Member]) -> None:
     write_text(path, text.getvalue())
 
 
-def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
-    """The monitored metric of each run over its steps; the training loss, where runs were not evaluated on the way."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+def drawn_curves(members: list[Member], monitor: str) -> tuple[str, list[list[tuple[int, float]]]]:
+    """(name, curve of each run): the monitored metric; the training loss, where no run was evaluated on the way."""
     logs = [read_metrics(member.path / "metrics.jsonl") for member in members]
     curves = [curve(log, VALID, monitor) for log in logs]
-    if not any(curves):
-        monitor, curves = "loss", [curve(log, TRAIN, "loss") for log in logs]
+    return (monitor, curves) if any(curves) else ("loss", [curve(log, TRAIN, "loss") for log in logs])
+
+
+def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    name, curves = drawn_curves(members, monitor)
     ends = []
     for member, points in zip(members, curves, strict=True):
         if points:
@@ -453,7 +456,7 @@ def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
     if ends and len(members) <= 12:
         axes.legend(title=" ".join(members[0].setting), fontsize="small")
     axes.set_xlabel("training step")
-    axes.set_ylabel(monitor)
+    axes.set_ylabel(name)
     axes.grid(alpha=0.3)
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -329,3 +329,18 @@ def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
     assert len(expected) >= 30
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+
+
+def test_runs_not_evaluated_on_the_way_are_drawn_by_their_training_loss(tmp_path):
+    members = [sweep.Member(number, {}, None, tmp_path / str(number)) for number in range(2)]
+
+    def tell(number, **line):
+        members[number].path.mkdir(exist_ok=True)
+        with (members[number].path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    tell(0, step=1, split="train", loss=3.0)
+    tell(1, step=1, split="train", loss=4.0)
+    assert sweep.drawn_curves(members, "val_loss") == ("loss", [[(1, 3.0)], [(1, 4.0)]])
+    tell(1, step=2, split="valid", val_loss=2.0)
+    assert sweep.drawn_curves(members, "val_loss") == ("val_loss", [[], [(2, 2.0)]])

@@ -13,11 +13,13 @@ EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
 from rnn_jax.training.checkpoint import Checkpoints, Progress
 from rnn_jax.training.optimizers import make_optimizer
+from rnn_jax.training import sharding as rules
 from rnn_jax.training.sharding import batch_sharding
 from rnn_jax.training.state import TrainState
 from rnn_jax.training.step import make_train_step
 
-T, B, V, H = 5, 16, 7, 4
+T, B, V, H = 5, 16, 8, 4
+rules.SMALLEST_SHARDED = V * H
 
 def loss(params, carry, batch, key):
     def step(hidden, token):
@@ -34,7 +36,7 @@ params = {"input": draw.normal(size=(V, H)), "recurrent": draw.normal(size=(H, H
 params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
 weights = draw.random((6, B), np.float32)
 block = {"tokens": draw.integers(0, V, (6, T, B), np.int32), "weights": weights, "scale": np.ones(6)}
-optimizer = make_optimizer("adam", learning_rate=0.1, clip_norm=1.0)
+optimizer = make_optimizer("adam", learning_rate=0.1, clip_norm=1.0, ema_decay=0.9)
 
 def train(sharding, folder):
     state = TrainState.create(params, optimizer, carry=jnp.zeros((B, H)), key=jax.random.key(0))
@@ -53,16 +55,19 @@ def train(sharding, folder):
     return state, metrics
 
 assert len(jax.devices()) == 8
-sharding = batch_sharding(B, batch_axis={"tokens": 1, "weights": 0, "scale": None})
-many, many_metrics = train(sharding, "many")
-assert many.carry.sharding.shard_shape(many.carry.shape) == (2, H)
-assert many.params["input"].sharding.is_fully_replicated
-assert many.step.sharding.is_fully_replicated
 one, one_metrics = train(batch_sharding(B, devices=1), "one")
-for name in one_metrics:
-    np.testing.assert_allclose(many_metrics[name], one_metrics[name], rtol=1e-4, err_msg=name)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), many.params, one.params)
-np.testing.assert_allclose(many.carry, one.carry, rtol=1e-3, atol=1e-5)
+assert not np.allclose(one.evaluated["input"], one.params["input"])
+for shard_params in (False, True):
+    axes = {"tokens": 1, "weights": 0, "scale": None}
+    many, many_metrics = train(batch_sharding(B, batch_axis=axes, shard_params=shard_params), f"many {shard_params}")
+    assert many.carry.sharding.shard_shape(many.carry.shape) == (2, H)
+    for tree in (many.params, many.evaluated):
+        assert tree["input"].sharding.is_fully_replicated != shard_params
+    assert many.step.sharding.is_fully_replicated
+    for name in one_metrics:
+        np.testing.assert_allclose(many_metrics[name], one_metrics[name], rtol=1e-4, err_msg=name)
+    for found, wanted in ((many.params, one.params), (many.evaluated, one.evaluated), (many.carry, one.carry)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, wanted)
 for bad in ({"batch_size": 12}, {"batch_size": 16, "devices": 9}):
     try:
         batch_sharding(**bad)
