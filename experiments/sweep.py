@@ -16,14 +16,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments import flags
 from experiments.joint import SURROUNDINGS, Joint, Surroundings, halve
 from rnn_jax.cells import INITIAL_OPTIONS, parse
 from rnn_jax.sweep import Space
 from rnn_jax.training.display import Display
-from rnn_jax.training.files import replaced, write_json, write_text
+from rnn_jax.training.figures import drawn
+from rnn_jax.training.files import write_json, write_text
 from rnn_jax.training.loop import Interrupted, NonFinite
 from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
 from rnn_jax.training.run import Run, open_run
@@ -440,55 +440,51 @@ def drawn_curves(members: list[Member], monitor: str) -> tuple[str, list[list[tu
 
 
 def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    name, curves = drawn_curves(members, monitor)
-    ends = []
-    for member, points in zip(members, curves, strict=True):
-        if points:
-            steps, losses = zip(*points, strict=True)
-            label = " ".join(str(value) for value in member.setting.values()) if len(members) <= 12 else None
-            axes.plot(steps, losses, ".-", linewidth=1, label=label)
-            ends.append(losses[-1])
-    if ends:
-        low, high = min(ends), float(np.quantile(ends, 0.8))
-        axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.3 * (high - low) + 0.01)
-    if ends and len(members) <= 12:
-        axes.legend(title=" ".join(members[0].setting), fontsize="small")
-    axes.set_xlabel("training step")
-    axes.set_ylabel(name)
-    axes.grid(alpha=0.3)
-    with replaced(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(path, (8, 5)) as figure:
+        axes = figure.subplots()
+        name, curves = drawn_curves(members, monitor)
+        ends = []
+        for member, points in zip(members, curves, strict=True):
+            if points:
+                steps, losses = zip(*points, strict=True)
+                label = " ".join(str(value) for value in member.setting.values()) if len(members) <= 12 else None
+                axes.plot(steps, losses, ".-", linewidth=1, label=label)
+                ends.append(losses[-1])
+        if ends:
+            low, high = min(ends), float(np.quantile(ends, 0.8))
+            axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.3 * (high - low) + 0.01)
+        if ends and len(members) <= 12:
+            axes.legend(title=" ".join(members[0].setting), fontsize="small")
+        axes.set_xlabel("training step")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
 
 
 def _plot_against(path: Path, members: list[Member], name: str, monitor: str) -> None:
     """The final loss against one name; one line for each value of the other names but the seed, seeds averaged."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    values = [member.setting[name] for member in members]
-    numeric = all(isinstance(value, int | float) for value in values)
-    others = [other for other in members[0].setting if other not in (name, "seed")]
-    kinds: dict[str, list[Member]] = {}
-    for member in members:
-        if math.isfinite(member.metrics.get(monitor, math.nan)):
-            kinds.setdefault("  ".join(f"{n}={member.setting[n]}" for n in others), []).append(member)
-    places = {value: value if numeric else place for place, value in enumerate(dict.fromkeys(values))}
-    for kind, group in kinds.items():
-        at = sorted({places[member.setting[name]] for member in group})
-        losses = [[m.metrics[monitor] for m in group if places[m.setting[name]] == place] for place in at]
-        (line,) = axes.plot(at, [np.mean(found) for found in losses], "-", label=kind or None)
-        for place, found in zip(at, losses, strict=True):
-            axes.plot([place] * len(found), found, "o", color=line.get_color(), markersize=4)
-    positive = [value for value in values if isinstance(value, int | float) and value > 0]
-    if numeric and len(positive) == len(values) and max(positive) / min(positive) >= 20:
-        axes.set_xscale("log")
-    if not numeric:
-        axes.set_xticks(list(places.values()), [str(value) for value in places])
-    if any(kinds) and len(kinds) <= 12:
-        axes.legend(fontsize="small")
-    axes.set_xlabel(name)
-    axes.set_ylabel(monitor)
-    axes.grid(alpha=0.3)
-    with replaced(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(path, (8, 5)) as figure:
+        axes = figure.subplots()
+        values = [member.setting[name] for member in members]
+        numeric = all(isinstance(value, int | float) for value in values)
+        others = [other for other in members[0].setting if other not in (name, "seed")]
+        kinds: dict[str, list[Member]] = {}
+        for member in members:
+            if math.isfinite(member.metrics.get(monitor, math.nan)):
+                kinds.setdefault("  ".join(f"{n}={member.setting[n]}" for n in others), []).append(member)
+        places = {value: value if numeric else place for place, value in enumerate(dict.fromkeys(values))}
+        for kind, group in kinds.items():
+            at = sorted({places[member.setting[name]] for member in group})
+            losses = [[m.metrics[monitor] for m in group if places[m.setting[name]] == place] for place in at]
+            (line,) = axes.plot(at, [np.mean(found) for found in losses], "-", label=kind or None)
+            for place, found in zip(at, losses, strict=True):
+                axes.plot([place] * len(found), found, "o", color=line.get_color(), markersize=4)
+        positive = [value for value in values if isinstance(value, int | float) and value > 0]
+        if numeric and len(positive) == len(values) and max(positive) / min(positive) >= 20:
+            axes.set_xscale("log")
+        if not numeric:
+            axes.set_xticks(list(places.values()), [str(value) for value in places])
+        if any(kinds) and len(kinds) <= 12:
+            axes.legend(fontsize="small")
+        axes.set_xlabel(name)
+        axes.set_ylabel(monitor)
+        axes.grid(alpha=0.3)

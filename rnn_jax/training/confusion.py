@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from rnn_jax.training.files import replaced
+from rnn_jax.training.figures import drawn
+
+# Of more classes than these neither names nor counts could be read.
+_LEGIBLE = 24
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
@@ -40,7 +42,7 @@ def macro_f1(matrix: np.ndarray) -> float:
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], image: Path | str, *, title: str) -> None:
-    """Draw a confusion matrix as a PNG: the counts, coloured by their share of the row.
+    """Draw a confusion matrix as a PNG: the counts, coloured by their share of the row; of many classes the colours.
 
     Args:
         matrix: [C, C], row = label.
@@ -49,24 +51,24 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], image: Path | str
         title: above the picture.
     """
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    size = 2.2 + 0.9 * len(classes)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.subplots()
-    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*matrix.shape):
-        axes.text(
-            column,
-            row,
-            f"{matrix[row, column]:,}\n{share[row, column]:.0%}",
-            ha="center",
-            va="center",
-            color="white" if share[row, column] > 0.5 else "black",
-        )
-    axes.set_xticks(range(len(classes)), labels=list(classes), rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), labels=list(classes))
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("label")
-    axes.set_title(title, fontsize="medium")
-    figure.colorbar(shown, ax=axes, label="share of the label")
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    legible = len(classes) <= _LEGIBLE
+    size = 2.2 + 0.9 * min(len(classes), _LEGIBLE)
+    with drawn(image, (size + 1, size)) as figure:
+        axes = figure.subplots()
+        shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(*matrix.shape) if legible else ():
+            axes.text(
+                column,
+                row,
+                f"{matrix[row, column]:,}\n{share[row, column]:.0%}",
+                ha="center",
+                va="center",
+                color="white" if share[row, column] > 0.5 else "black",
+            )
+        if legible:
+            axes.set_xticks(range(len(classes)), labels=list(classes), rotation=30, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(classes)), labels=list(classes))
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("label")
+        axes.set_title(title, fontsize="medium")
+        figure.colorbar(shown, ax=axes, label="share of the label")

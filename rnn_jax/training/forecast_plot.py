@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from rnn_jax.training.files import replaced
+from rnn_jax.training.figures import drawn
 
 # More columns than these would make a plot that nobody reads.
 _SHOWN = 6
@@ -34,26 +33,24 @@ def plot_forecast(
         title: above the plot.
     """
     shown = min(len(columns), _SHOWN)
-    figure = Figure(figsize=(10, 2.6 * shown + 2.6), layout="constrained")
-    axes = figure.subplots(shown + 1, 1)
-    horizon = len(one_step)
-    ahead = np.arange(1, horizon + 1)
-    before = np.arange(horizon - len(truth) + 1, 1)
-    for index, axis in enumerate(axes[:-1]):
-        axis.plot(np.concatenate([before, ahead]), truth[:, index], color="0.55", linewidth=3, label="truth")
-        axis.plot(ahead, one_step[:, index], color="tab:blue", linewidth=1, label="one step ahead")
-        axis.plot(ahead, free_running[:, index], color="tab:red", linestyle="--", label="free running")
-        axis.axvline(0.5, color="black", linewidth=0.8)
-        axis.set_ylabel(columns[index])
-        axis.grid(alpha=0.3)
-    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, ncols=3, frameon=False)
-    for name, error in errors.items():
-        axes[-1].plot(ahead, error, label=name)
-    axes[-1].set_yscale("log")
-    axes[-1].set_ylabel("mean squared error")
-    axes[-1].set_xlabel("rows ahead, running free")
-    axes[-1].grid(alpha=0.3)
-    axes[-1].legend(fontsize=9)
-    figure.suptitle(title if shown == len(columns) else f"{title} (the first {shown} of {len(columns)} columns)")
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(image, (10, 2.6 * shown + 2.6)) as figure:
+        axes = figure.subplots(shown + 1, 1)
+        horizon = len(one_step)
+        ahead = np.arange(1, horizon + 1)
+        before = np.arange(horizon - len(truth) + 1, 1)
+        for index, axis in enumerate(axes[:-1]):
+            axis.plot(np.concatenate([before, ahead]), truth[:, index], color="0.55", linewidth=3, label="truth")
+            axis.plot(ahead, one_step[:, index], color="tab:blue", linewidth=1, label="one step ahead")
+            axis.plot(ahead, free_running[:, index], color="tab:red", linestyle="--", label="free running")
+            axis.axvline(0.5, color="black", linewidth=0.8)
+            axis.set_ylabel(columns[index])
+            axis.grid(alpha=0.3)
+        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9, ncols=3, frameon=False)
+        for name, error in errors.items():
+            axes[-1].plot(ahead, error, label=name)
+        axes[-1].set_yscale("log")
+        axes[-1].set_ylabel("mean squared error")
+        axes[-1].set_xlabel("rows ahead, running free")
+        axes[-1].grid(alpha=0.3)
+        axes[-1].legend(fontsize=9)
+        figure.suptitle(title if shown == len(columns) else f"{title} (the first {shown} of {len(columns)} columns)")

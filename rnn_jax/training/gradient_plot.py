@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from rnn_jax.training.files import replaced
+from rnn_jax.training.figures import drawn
 
 # Below this share of the gradient at the end nothing is learned: where the axis ends at the latest.
 _SMALLEST = 1e-12
@@ -23,25 +22,23 @@ def plot_gradients(
         image: the file to write.
         title: above the plot.
     """
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    smallest, largest = 1.0, 1.0
-    for axis, (stage, curves) in zip(axes, panels.items(), strict=True):
-        for index, (cell, norms) in enumerate(curves.items()):
-            norms = np.asarray(norms, float)
-            seen = np.isfinite(norms) & (norms > 0)
-            lags = np.arange(1, len(norms) + 1)
-            # Every other curve is dashed, so that one that lies upon another does not hide it.
-            dashes = "-" if index % 2 == 0 else (0, (4, 2))
-            axis.plot(lags[seen], norms[seen], color=f"C{index}", linestyle=dashes, linewidth=1.8, label=cell)
-            smallest, largest = min([smallest, *norms[seen]]), max([largest, *norms[seen]])
-        axis.set_title(stage)
-        axis.set_xlabel("lag k (steps before the end)")
-        axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[0].set_ylim(max(smallest / 3, _SMALLEST), largest * 3)
-    axes[0].set_ylabel("‖∂ loss / ∂ state, k steps back‖, relative to k = 1")
-    axes[0].legend(fontsize=9)
-    figure.suptitle(title)
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(image, (11, 4.8)) as figure:
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        smallest, largest = 1.0, 1.0
+        for axis, (stage, curves) in zip(axes, panels.items(), strict=True):
+            for index, (cell, norms) in enumerate(curves.items()):
+                norms = np.asarray(norms, float)
+                seen = np.isfinite(norms) & (norms > 0)
+                lags = np.arange(1, len(norms) + 1)
+                # Every other curve is dashed, so that one that lies upon another does not hide it.
+                dashes = "-" if index % 2 == 0 else (0, (4, 2))
+                axis.plot(lags[seen], norms[seen], color=f"C{index}", linestyle=dashes, linewidth=1.8, label=cell)
+                smallest, largest = min([smallest, *norms[seen]]), max([largest, *norms[seen]])
+            axis.set_title(stage)
+            axis.set_xlabel("lag k (steps before the end)")
+            axis.grid(alpha=0.3)
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(max(smallest / 3, _SMALLEST), largest * 3)
+        axes[0].set_ylabel("‖∂ loss / ∂ state, k steps back‖, relative to k = 1")
+        axes[0].legend(fontsize=9)
+        figure.suptitle(title)

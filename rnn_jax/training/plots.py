@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from rnn_jax.training.files import replaced
+from rnn_jax.training.figures import drawn
 from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
 
 
@@ -27,35 +26,32 @@ def plot_loss(
     train, valid = curve(lines, TRAIN, "loss"), curve(lines, VALID, monitor)
     if not train and not valid:
         return
-    # A Figure of its own: pyplot keeps global state and may look for a screen.
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    shown = []
-    if train:
-        steps, losses = (np.array(column, float) for column in zip(*train, strict=True))
-        smooth = _smooth(losses)
-        axes.plot(steps, losses, color="tab:blue", alpha=0.2, linewidth=0.8)
-        axes.plot(steps, smooth, color="tab:blue", label="training (smoothed)")
-        shown.append(smooth)
-    if valid:
-        steps, losses = (np.array(column, float) for column in zip(*valid, strict=True))
-        axes.plot(steps, losses, "o-", color="tab:orange", markersize=4, label="validation")
-        best = int(np.argmin(losses))
-        axes.annotate(
-            f"{losses[best]:.3f}", (steps[best], losses[best]), (0, 8), textcoords="offset points", ha="center"
-        )
-        shown.append(losses)
-    values = np.concatenate(shown)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.05 * (high - low) or 0.1
-    axes.set_ylim(low - margin, high + margin)
-    axes.set_xlabel("training step")
-    axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(image, (8, 5)) as figure:
+        axes = figure.subplots()
+        shown = []
+        if train:
+            steps, losses = (np.array(column, float) for column in zip(*train, strict=True))
+            smooth = _smooth(losses)
+            axes.plot(steps, losses, color="tab:blue", alpha=0.2, linewidth=0.8)
+            axes.plot(steps, smooth, color="tab:blue", label="training (smoothed)")
+            shown.append(smooth)
+        if valid:
+            steps, losses = (np.array(column, float) for column in zip(*valid, strict=True))
+            axes.plot(steps, losses, "o-", color="tab:orange", markersize=4, label="validation")
+            best = int(np.argmin(losses))
+            axes.annotate(
+                f"{losses[best]:.3f}", (steps[best], losses[best]), (0, 8), textcoords="offset points", ha="center"
+            )
+            shown.append(losses)
+        values = np.concatenate(shown)
+        low, high = float(values.min()), float(values.max())
+        margin = 0.05 * (high - low) or 0.1
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_xlabel("training step")
+        axes.set_ylabel(f"loss ({unit})")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def _smooth(losses: np.ndarray, share: float = 0.02) -> np.ndarray:

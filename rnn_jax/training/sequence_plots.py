@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from rnn_jax.training.files import replaced
+from rnn_jax.training.figures import drawn
 
 
 def plot_attention(weights: np.ndarray, source: Sequence[str], target: Sequence[str], image: Path | str) -> None:
@@ -24,19 +23,15 @@ def plot_attention(weights: np.ndarray, source: Sequence[str], target: Sequence[
     if weights.shape != (len(target), len(source)):
         raise ValueError(f"weights: expected {[len(target), len(source)]}, found {list(weights.shape)}")
     size = (1.6 + 0.32 * len(source), 1.3 + 0.32 * len(target))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
-    # A pair of dollar signs would be read as a formula.
-    labels = [[text.replace("$", r"\$") for text in side] for side in (source, target)]
-    axes.set_xticks(range(len(source)), labels[0], rotation=90)
-    axes.set_yticks(range(len(target)), labels[1])
-    axes.xaxis.tick_top()
-    axes.set_xlabel("source")
-    axes.xaxis.set_label_position("top")
-    axes.set_ylabel("written")
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(image, size) as figure:
+        axes = figure.subplots()
+        axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="equal")
+        axes.set_xticks(range(len(source)), list(source), rotation=90)
+        axes.set_yticks(range(len(target)), list(target))
+        axes.xaxis.tick_top()
+        axes.set_xlabel("source")
+        axes.xaxis.set_label_position("top")
+        axes.set_ylabel("written")
 
 
 def plot_by_length(shares: Mapping[int, float], image: Path | str, *, title: str, label: str = "exact match") -> None:
@@ -48,14 +43,12 @@ def plot_by_length(shares: Mapping[int, float], image: Path | str, *, title: str
         title: above the plot.
         label: what the share is of.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    lengths = sorted(shares)
-    axes.plot(lengths, [shares[length] for length in lengths], "o-", markersize=4)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("symbols in the source")
-    axes.set_ylabel(label)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    with replaced(image) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with drawn(image, (8, 4)) as figure:
+        axes = figure.subplots()
+        lengths = sorted(shares)
+        axes.plot(lengths, [shares[length] for length in lengths], "o-", markersize=4)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("symbols in the source")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from sklearn import metrics
 
 from rnn_jax.training.confusion import accuracy, confusion_matrix, f1_scores, macro_f1, plot_confusion
@@ -30,3 +31,8 @@ def test_a_class_that_occurs_nowhere_does_not_count():
 def test_the_picture_is_a_png(tmp_path):
     plot_confusion(np.array([[3, 1], [0, 0]]), ("no", "yes"), tmp_path / "c.png", title="dev")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_many_classes_has_a_size_that_fits(tmp_path):
+    plot_confusion(np.eye(300, dtype=int), [f"$_{i}" for i in range(300)], tmp_path / "c.png", title="$_$")
+    assert max(imread(tmp_path / "c.png").shape) < 4000

@@ -1,6 +1,7 @@
 """Sheets of images, read back as pixels."""
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
 from rnn_jax.training.contact_sheet import contact_sheet, image_table
@@ -26,6 +27,13 @@ def test_a_contact_sheet_shows_every_image_and_marks_the_wrong_ones(tmp_path):
     contact_sheet(images, captions, path, title="pictures", columns=3, wrong=[True] + [False] * 4)
     assert share_of(imread(path), red) > 0
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_number_of_channels_are_drawn(channels, tmp_path):
+    images = np.full((2, 4, 4, channels), 255, np.uint8)
+    contact_sheet(images, ["", "$_$"], tmp_path / "sheet.png", title="$")
+    assert imread(tmp_path / "sheet.png").ndim == 3
 
 
 def test_an_image_table_has_its_rows_and_columns(tmp_path):

@@ -1,0 +1,36 @@
+"""Figures saved as PNG."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from rnn_jax.training.files import replaced
+
+
+@contextlib.contextmanager
+def drawn(image: Path | str, size: tuple[float | int, float | int], *, dpi: int = 120) -> Iterator[Figure]:
+    """A figure to draw on, saved as a PNG when the block ends without an error.
+
+    All text is drawn as it stands: words, columns and classes may hold `$`, which begins no formula.
+
+    Args:
+        image: the file to write.
+        size: width and height in inches.
+        dpi: pixels in an inch.
+    """
+    with rc_context({"text.parse_math": False}):
+        # A Figure of its own: pyplot keeps global state and may look for a screen.
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    # The usual labels are formulas.
+                    axis.set_major_formatter(lambda value, _: f"{value:g}")
+                    axis.set_minor_formatter(LogFormatter())
+        with replaced(image) as temporary:
+            figure.savefig(temporary, dpi=dpi, format="png")
