@@ -6,7 +6,6 @@ python -m experiments.charlm --cell=gru
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -249,13 +248,14 @@ def stream_sample(config: CharLM, run: "Run") -> None:
 
 def score(config: CharLM, run: "Run") -> None:
     """Print the loss and the perplexity of a text, or of each line of standard input."""
-    from rnn_jax.data import read_text
+    from rnn_jax.data import read_text, stdin_lines
+    from rnn_jax.losses import perplexity
     from rnn_jax.training.run import load
 
     loaded = load(run.path)
     path = str(config.score)
     texts: Iterator[str] = (
-        (line for line in sys.stdin if line.strip()) if path == "-" else iter([read_text(path, "score")])
+        (line for line in stdin_lines("score") if line.strip()) if path == "-" else iter([read_text(path, "score")])
     )
     for text in texts:
         ids = loaded.vocabulary.encode(text, argument="score")
@@ -263,7 +263,7 @@ def score(config: CharLM, run: "Run") -> None:
             raise FlagError(f"--score: expected at least 2 {config.level}s, found {len(ids)}")
         loss = mean_loss(loaded.model, loaded.params, evaluation_batches(ids, SHORTEST_STREAM, "score"))
         print(
-            f"loss {loss:.4f} nats per {config.level}, perplexity {math.exp(loss):.3f}, {len(ids) - 1} predicted",
+            f"loss {loss:.4f} nats per {config.level}, perplexity {perplexity(loss):.3f}, {len(ids) - 1} predicted",
             flush=True,
         )
 
@@ -307,14 +307,12 @@ def _evaluation_step(model: Any, params: Any, carry: Any, batch: Any) -> Any:
 def evaluate(model: "LanguageModel", params: Any, ids: Any, split: str, level: str) -> dict[str, float]:
     """The metrics of one split: `val_loss`, `val_loss_window`, `val_bpc`, ..."""
     from rnn_jax.data import windows
+    from rnn_jax.losses import perplexity
 
     carried = mean_loss(model, params, evaluation_batches(ids, SHORTEST_STREAM, split))
     fresh = mean_loss(model, params, windows(ids, WINDOW, 32, split))
-    return {
-        f"{split}_loss": carried,
-        f"{split}_loss_window": fresh,
-        **({f"{split}_bpc": carried / math.log(2)} if level == "char" else {f"{split}_perplexity": math.exp(carried)}),
-    }
+    unit, value = ("bpc", carried / math.log(2)) if level == "char" else ("perplexity", perplexity(carried))
+    return {f"{split}_loss": carried, f"{split}_loss_window": fresh, f"{split}_{unit}": value}
 
 
 if __name__ == "__main__":

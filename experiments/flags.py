@@ -198,6 +198,11 @@ def parse(arguments: Sequence[str], config_class: type) -> Parsed:
     Raises:
         FlagError: an unknown flag, a bad value, anything that is no flag.
     """
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise FlagError(f"expected arguments in UTF-8, found {argument!a}") from None
     known = fields(config_class)
     values = absl_flags.FlagValues()
     for field in known:

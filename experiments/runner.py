@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import os
 import shlex
 import signal
@@ -35,6 +36,9 @@ def run_experiment(
         arguments: the command line; None: this process's.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Texts may hold what the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(name, config_class, main, sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -86,9 +90,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     except (RunError, processes.ConnectError) as error:
         return _say(name, f"--{error}", _BAD_INPUT)
     except NonFinite as error:
-        return _say(
-            name, f"{error}; the state before it is saved; a smaller --learning_rate or --clip_norm may help", _FAILED
-        )
+        lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
+        return _say(name, f"{error}; a smaller {lower} may help", _FAILED)
     except Interrupted as error:
         workdir = shlex.quote(str(run.shared or run.path)) if run else ""
         return _say(name, f"{error}; resume: python -m {program} --workdir={workdir}", 128 + error.signal_number)

@@ -5,7 +5,6 @@ python -m experiments.sentiment --train=reviews.tsv --bidirectional
 
 import dataclasses
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -442,7 +441,7 @@ def bag_of_words_accuracy(train: "LabelledTexts", test: "LabelledTexts", class_w
 
 def predict(config: Sentiment, run: "Run") -> None:
     """Print the likeliest class of each text, the probabilities of all, and the text."""
-    from rnn_jax.data import TextEncoder, read_text
+    from rnn_jax.data import TextEncoder, read_text, stdin_lines
     from rnn_jax.training.run import load
 
     loaded = load(run.path)
@@ -451,7 +450,7 @@ def predict(config: Sentiment, run: "Run") -> None:
         label([("--predict", config.predict)], loaded, encoder)
     if config.predict_file == "-":
         # Line by line: whoever writes them may be waiting for the answer.
-        for number, line in enumerate(sys.stdin, start=1):
+        for number, line in enumerate(stdin_lines("predict_file"), start=1):
             label([(f"--predict_file: standard input, line {number}", line.rstrip("\n"))], loaded, encoder)
     elif config.predict_file is not None:
         lines = read_text(config.predict_file, "predict_file").removesuffix("\n").split("\n")

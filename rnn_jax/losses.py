@@ -1,5 +1,7 @@
 """Masked losses: each returns (sum, count), so that means over batches, devices and padding come out right."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -64,3 +66,11 @@ def squared_error(
         return squares.sum(), jnp.asarray(squares.size, squares.dtype)
     counted = jnp.broadcast_to(mask[..., None], squares.shape)
     return jnp.where(counted, squares, 0).sum(), counted.sum(dtype=squares.dtype)
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; inf where that is beyond a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,6 +1,7 @@
 """How the tests run: on all cores, in strict promotion, in double precision on request, compiled in a hurry."""
 
 import functools
+import io
 import os
 from importlib.metadata import version
 
@@ -50,3 +51,14 @@ def x64():
 def optimized():
     """`jax.jit` as users have it, for what the optimiser may spoil: equal bits, memory."""
     return functools.partial(jax.jit, compiler_options={name: users for name, (_, users) in HURRY.items()})
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Call with a text, or with bytes, for standard input to hold it."""
+
+    def give(text):
+        data = text if isinstance(text, bytes) else text.encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+    return give

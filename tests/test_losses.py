@@ -1,6 +1,7 @@
 """Masked losses against sums written out."""
 
 import doctest
+import math
 
 import jax
 import jax.numpy as jnp
@@ -61,3 +62,8 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softened_target():
     assert count == 6
     with pytest.raises(ValueError, match="label_smoothing: expected a number in"):
         losses.cross_entropy(logits, targets, label_smoothing=1.0)
+
+
+def test_perplexity_beyond_a_float():
+    assert losses.perplexity(math.log(7)) == pytest.approx(7)
+    assert losses.perplexity(1e6) == math.inf

@@ -2,7 +2,7 @@
 
 from rnn_jax.data.autoregression import LinearAutoregression
 from rnn_jax.data.columns import read_columns
-from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text
+from rnn_jax.data.corpora import BUILTIN, Corpus, builtin_text, load_corpus, read_text, stdin_lines
 from rnn_jax.data.encoding import TextEncoder
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import RemoteFile, cache_folder, fetch
@@ -78,6 +78,7 @@ __all__ = [
     "save_word2vec",
     "set_marks_apart",
     "split_words",
+    "stdin_lines",
     "windows",
     "word_pieces",
 ]

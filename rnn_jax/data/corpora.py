@@ -6,6 +6,8 @@ import hashlib
 import math
 import os
 import re
+import sys
+from collections.abc import Iterator
 
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.fetch import content, fetch
@@ -125,6 +127,19 @@ def read_text(path: str | os.PathLike[str], argument: str = "corpus") -> str:
     if not text:
         raise DataError(f"{argument}: expected a text, found nothing {where}")
     return text
+
+
+def stdin_lines(argument: str) -> Iterator[str]:
+    r"""The lines of standard input, in UTF-8, each as soon as it is there and with its "\n".
+
+    Args:
+        argument: what asked for them, to name it in an error.
+
+    Raises:
+        DataError: a line is not UTF-8 (which, and at which byte).
+    """
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        yield _decode(line, argument, f"in line {number} of standard input")
 
 
 def builtin_text() -> str:

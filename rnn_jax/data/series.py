@@ -6,12 +6,11 @@ import hashlib
 import io
 import math
 import os
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from rnn_jax.data.corpora import read_text
+from rnn_jax.data.corpora import read_text, stdin_lines
 from rnn_jax.data.errors import DataError
 
 
@@ -108,7 +107,7 @@ def read_table(
     """
     path = os.fspath(path)
     name = "standard input" if path == "-" else path
-    text = sys.stdin.read() if path == "-" else read_text(path, argument)
+    text = "".join(stdin_lines(argument)) if path == "-" else read_text(path, argument)
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), skipinitialspace=True)
     try:
         header = tuple(field.strip() for field in next(reader, []))

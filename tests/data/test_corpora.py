@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from rnn_jax.data import NAMED_SETS, Corpus, DataError, NamedSet, Part, RemoteFile, load_corpus, opening, read_text
+from rnn_jax.data import (
+    NAMED_SETS,
+    Corpus,
+    DataError,
+    NamedSet,
+    Part,
+    RemoteFile,
+    load_corpus,
+    opening,
+    read_text,
+    stdin_lines,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -250,3 +261,15 @@ def test_arguments_are_named(text_file, tmp_path):
 
 def test_sizes_follow_the_texts():
     assert Corpus("x", "abc", "de", None, {}).sizes == {"train": 3, "valid": 2}
+
+
+def test_lines_of_standard_input(stdin):
+    stdin("\ufeffgröße\r\nb")
+    assert list(stdin_lines("score")) == ["größe\n", "b"]
+    stdin(b"a\ncaf\xe9\n")
+    lines = stdin_lines("score")
+    assert next(lines) == "a\n"
+    with pytest.raises(
+        DataError, match="score: expected UTF-8, found byte 0xe9 at offset 3 in line 2 of standard input"
+    ):
+        next(lines)

@@ -1,7 +1,6 @@
 """Generated series beside SciPy; CSV files, good and bad."""
 
 import gzip
-import io
 
 import numpy as np
 import pytest
@@ -61,7 +60,7 @@ def file(tmp_path, monkeypatch):
     return write
 
 
-def test_a_table_is_read(file, tmp_path, monkeypatch):
+def test_a_table_is_read(file, tmp_path, stdin):
     file(GOOD)
     table = read_table("series.csv")
     assert (table.name, table.columns, len(table)) == ("series.csv", ("time", "load", "temperature"), 2)
@@ -71,7 +70,7 @@ def test_a_table_is_read(file, tmp_path, monkeypatch):
     np.testing.assert_array_equal(chosen.values, table.values[:, [2, 1]])
     (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(GOOD.encode()))
     np.testing.assert_array_equal(read_table("packed.csv.gz").values, table.values)
-    monkeypatch.setattr("sys.stdin", io.StringIO(GOOD))
+    stdin(GOOD)
     np.testing.assert_array_equal(read_table("-").values, table.values)
 
 

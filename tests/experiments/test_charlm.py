@@ -92,7 +92,7 @@ def test_resuming_equals_not_stopping(trained, corpus, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
 
 
-def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, monkeypatch):
+def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdin):
     run, _ = trained
     before = read(run, "result.json")
     code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")
@@ -105,7 +105,7 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, monk
     assert code == 0
     assert out.startswith("loss ")
     assert f"{len(TEXT) - 1} predicted" in out
-    monkeypatch.setattr("sys.stdin", io.StringIO("the dog.\nlazy fox\n"))
+    stdin("the dog.\nlazy fox\n")
     assert len(charlm(f"--workdir={run}", "--score=-")[1].splitlines()) == 2
     assert read(run, "result.json") == before
 

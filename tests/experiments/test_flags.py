@@ -184,3 +184,8 @@ def test_help(width):
     assert "--widths=X,X,... some numbers (default: 1,2)" in flat
     assert "--tie share the embedding with the softmax" in flat
     assert "absl" not in text
+
+
+def test_an_argument_that_is_not_utf_8_is_refused():
+    with pytest.raises(FlagError, match=r"expected arguments in UTF-8, found '--workdir=caf\\udce9'"):
+        parse(["--steps=5", "--workdir=caf\udce9"], Config)

@@ -89,7 +89,7 @@ def test_a_run_leaves_all_that_was_promised(trained):
     assert "vectors of 2 of" in out
 
 
-def test_predictions_are_those_of_the_saved_model(trained, tmp_path, monkeypatch):
+def test_predictions_are_those_of_the_saved_model(trained, tmp_path, stdin):
     run, _ = trained
     before = read(run, "result.json")
     texts = ["the film is good", "awful !"]
@@ -111,7 +111,7 @@ def test_predictions_are_those_of_the_saved_model(trained, tmp_path, monkeypatch
     assert code == 0
     assert [line.split("\t")[2] for line in in_file.splitlines()] == texts
     assert in_file.startswith(out)
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts)))
+    stdin("\n".join(texts))
     assert sentiment(f"--workdir={run}", "--predict_file=-")[1] == in_file
     assert read(run, "result.json") == before
 
