@@ -65,7 +65,7 @@ class Captioning(TrainingConfig):
     warmup: int = 50
     ema_decay: float | None = 0.998
     steps: int | None = 6000
-    max_seconds: float | None = 200.0
+    max_seconds: float | None = 330.0
     eval_every: int | None = 1000
     sample_every: int | None = 2000
 

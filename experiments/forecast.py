@@ -114,7 +114,8 @@ def train_model(config: Forecast, run: "Run") -> None:
             f"train: {table.name}: expected values of a finite variance in column {table.columns[column]!r}, "
             f"found some as large as {np.abs(splits.train[:, column]).max():.3g}"
         )
-    scale = np.where(scale > 0, scale, 1.0)
+    # Its deviation may be of the size of rounding errors, not 0.
+    scale = np.where(np.ptp(splits.train, axis=0) > 0, scale, 1.0)
     with checked():
         model = Forecaster(
             table.columns,
@@ -161,7 +162,8 @@ def train_model(config: Forecast, run: "Run") -> None:
         unit="values",
         loss_unit="squared error, columns of unit variance",
     )
-    baseline = LinearAutoregression.select(splits.train, splits.valid, min(config.context, len(splits.train) // 2))
+    longest = min(config.context, len(splits.train) // 2)
+    baseline = LinearAutoregression.select(splits.train, splits.valid[config.context - longest :], longest)
     metrics = evaluate(config, run, model, trained.params, baseline, splits.test)
     run.write_result(
         metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameter_count(trained.params)

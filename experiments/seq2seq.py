@@ -5,7 +5,6 @@ python -m experiments.seq2seq
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -130,6 +129,9 @@ class Seq2SeqConfig(TrainingConfig):
 
 def main(config: Seq2SeqConfig, run: "Run") -> None:
     """Train, evaluate and decode; or use a trained run."""
+    modes = [name for name in ("translate", "translate_file", "bleu_of") if getattr(config, name) is not None]
+    if len(modes) > 1:
+        raise FlagError(f"--{modes[1]}: expected one thing to do with the run, found --{modes[0]} too")
     if config.n_best > config.beam_size:
         raise FlagError(f"--n_best: expected at most --beam_size={config.beam_size}, found {config.n_best}")
     if config.coverage_penalty and config.attention == "none":
@@ -157,9 +159,13 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     target = Side.learn(config, corpus.train.target)
     encoded, long = {}, {}
     for split, pairs in (("train", corpus.train), ("valid", corpus.valid), ("test", corpus.test)):
-        sides = source.encode(pairs.source, f"{split} source"), target.encode(pairs.target, f"{split} target")
+        sides = source.encode(pairs.source), target.encode(pairs.target)
         # Every line of the test set counts, however long.
-        limited = (*sides, 0) if split == "test" else limit_length(*sides, config.max_length, config.long)
+        limited = (
+            (*sides, 0)
+            if split == "test"
+            else limit_length(*sides, config.max_length, config.long, source_reversed=config.reverse_source)
+        )
         encoded[split], long[split] = {"source": limited[0], "target": limited[1]}, limited[2]
     batches = PaddedBatches(encoded["train"], {}, config.batch_size, config.buckets, seed=config.seed)
 
@@ -328,8 +334,9 @@ def _evaluation_step() -> Callable[..., Any]:
 def word_perplexity(nats: float, references: Sequence[str]) -> float:
     """exp of nats per word, whatever the symbols are: words and marks count, and the end of each sentence."""
     from rnn_jax.data.joiners import count_words
+    from rnn_jax.losses import perplexity
 
-    return math.exp(nats / sum(count_words(line) + 1 for line in references))
+    return perplexity(nats / sum(count_words(line) + 1 for line in references))
 
 
 def _sample(config: Any, model: Any, params: Any, corpus: Any, sides: tuple[Side, Side], step: int) -> str:

@@ -102,8 +102,10 @@ def load_corpus(config: Any) -> Corpus:
     assert train is not None
     skipped = sum(pairs.skipped for pairs in (train, dev, test) if pairs is not None)
     if dev is None or test is None:
-        train, cut_dev, cut_test = hold_out(train, config.held_out)
+        train, cut_dev, cut_test = hold_out(train, config.held_out, validation=dev is None, testing=test is None)
         dev, test = dev or cut_dev, test or cut_test
+    assert dev is not None
+    assert test is not None
     return Corpus(name, _cased(config, train), _cased(config, dev), _cased(config, test), skipped)
 
 
@@ -159,6 +161,11 @@ class Side:
             # A limit makes room for a symbol that stands for unknown characters.
             limit = config.vocab_size or 0x110000
             vocabulary = Vocabulary.from_text(text, tokens, limit, config.min_count)
+            if "\n" not in vocabulary.index:
+                raise FlagError(
+                    f"--vocab_size, --min_count: expected to keep the end of a line among the symbols, which ends "
+                    f"{len(lines):,} sentences, found {len(vocabulary):,} others more frequent"
+                )
         return cls(vocabulary, tokens, config.lowercase, reverse)
 
     @property
@@ -166,18 +173,18 @@ class Side:
         """The symbol that starts and ends a sentence: that of a line's end."""
         return int(self.vocabulary.encode("\n")[0])
 
-    def encode(self, lines: Iterable[str], argument: str = "text") -> list[np.ndarray]:
-        """Every sentence as int32 ids with the end mark last."""
+    def encode(self, lines: Iterable[str]) -> list[np.ndarray]:
+        """Every sentence as int32 ids with the end mark last; blanks around it do not count."""
         from rnn_jax.data import set_marks_apart
 
         prepared = []
         for line in lines:
-            line = line.replace("\n", " ")
+            line = line.replace("\n", " ").strip()
             line = line.lower() if self.lowercase else line
             prepared.append(set_marks_apart(line) if self.tokens == "word" else line)
         if not prepared:
             return []
-        ids = self.vocabulary.encode("".join(f"{line}\n" for line in prepared), argument=argument)
+        ids = self.vocabulary.encode("".join(f"{line}\n" for line in prepared))
         ends = np.flatnonzero(ids == self.end) + 1
         sentences = np.split(ids, ends[:-1])
         return [np.append(one[-2::-1], one[-1]) for one in sentences] if self.reverse else sentences

@@ -27,6 +27,8 @@ SHOWN = 6
 NEIGHBOURS = 8
 # Of a smaller vocabulary, all are asked.
 FEWEST = 1_000
+# How often each word occurs, in the folder of a run; and the seconds of training that sudden death may cost.
+COUNTS, SAVE_EVERY = "counts.npy", 60.0
 # Steps need updates: a small corpus gets smaller blocks.
 POSITIONS_A_TILE = 4_000
 MOST_TILES = 32
@@ -111,8 +113,10 @@ def main(config: SkipGram, run: "Run") -> None:
     if config.export is not None:
         # Before training, not after.
         check_writable(config.export)
-    before = previous(config.init_from) if config.init_from is not None else None
-    corpus = read_corpus(config, None if before is None else before[1])
+    # A run that has begun needs the one that it started from no more.
+    fresh = not run.resumed
+    before = previous(config.init_from) if config.init_from is not None and fresh else None
+    corpus = read_corpus(config, None if before is None else before[1], None if fresh else kept_lexicon(run))
     vocabulary = corpus.lexicon.vocabulary
     shown = words_to_show(config, corpus.lexicon)
     check_evaluations(config, vocabulary.symbols)
@@ -129,7 +133,7 @@ def main(config: SkipGram, run: "Run") -> None:
         )
     start = None if before is None else carry_over(before[0], model, vocabulary.symbols, config.seed)
     run.begin(model=model, vocabulary=vocabulary, data=describe_data(config, corpus))
-    np.save(run.path / "counts.npy", corpus.lexicon.counts)
+    np.save(run.path / COUNTS, corpus.lexicon.counts)
     print(
         f"{config.corpus}: {corpus.words:,} words, {len(vocabulary):,} of them different and frequent enough; "
         f"run in {run.path}"
@@ -139,7 +143,6 @@ def main(config: SkipGram, run: "Run") -> None:
     metrics = {"train_loss": trained.loss, "words_per_second": trained.words_per_second} | evaluate(config, vectors)
     show_neighbours(vectors, shown)
     compare_representations(vectors, corpus, shown, config.window)
-    draw(vectors, shown, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
     if config.export is not None:
         save_word2vec(vectors, config.export)
         print(f"vectors in {config.export}")
@@ -147,11 +150,26 @@ def main(config: SkipGram, run: "Run") -> None:
         print(f"{name:20} {value:,.4f}")
     parameters = sum(table.size for table in trained.params.values())
     run.write_result(metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameters)
+    draw(vectors, shown, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
     print(f"results and picture in {run.path}")
 
 
-def read_corpus(config: SkipGram, old_counts: Counter[str] | None) -> Corpus:
-    """Two passes over the documents (a third for phrases): the text itself is never held."""
+def kept_lexicon(run: "Run") -> "Lexicon":
+    """The lexicon in the folder of a run."""
+    import numpy as np
+
+    from rnn_jax.data.vocabulary import Vocabulary
+    from rnn_jax.data.words import Lexicon
+
+    counts = np.load(run.path / COUNTS)
+    return Lexicon(Vocabulary.from_json((run.path / "vocabulary.json").read_text("utf-8")), counts, int(counts.sum()))
+
+
+def read_corpus(config: SkipGram, old_counts: Counter[str] | None = None, known: "Lexicon | None" = None) -> Corpus:
+    """Two passes over the documents (a third for phrases): the text itself is never held.
+
+    `old_counts` of another run count too; of a `known` lexicon nothing is changed.
+    """
     from rnn_jax.data.docstrings import docstrings
     from rnn_jax.data.words import (
         count_words,
@@ -177,7 +195,7 @@ def read_corpus(config: SkipGram, old_counts: Counter[str] | None) -> Corpus:
             return join_phrases(documents(), phrases)
 
         read, counts = joined, count_words(joined())
-    lexicon = make_lexicon(counts + (old_counts or Counter()), config.min_count)
+    lexicon = known or make_lexicon(counts + (old_counts or Counter()), config.min_count)
     ids = encode_documents(read(), lexicon.vocabulary)
     if not (ids >= 0).any():
         raise FlagError(f"--corpus: expected words of the vocabulary, found none in {config.corpus!r}")
@@ -210,7 +228,7 @@ def previous(workdir: str) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
     if loaded.experiment != "skipgram":
         raise FlagError(f"--init_from: expected a run of skipgram, found one of {loaded.experiment}: {workdir}")
     words = loaded.vocabulary.symbols
-    counts = np.load(Path(workdir).expanduser() / "counts.npy")
+    counts = np.load(Path(workdir).expanduser() / COUNTS)
     rows = {name: dict(zip(words, np.asarray(table), strict=True)) for name, table in loaded.params.items()}
     return rows, Counter(dict(zip(words, counts.tolist(), strict=True)))
 
@@ -315,8 +333,10 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
 
     def save(seconds: float, finished: bool) -> None:
         wholly = state.replace(step=jnp.int32(step), params=tables._asdict())
-        checkpoints.save(wholly, dataclasses.replace(before, step=step, seconds=seconds), best=finished)
+        told = {"train_loss": loss}
+        checkpoints.save(wholly, Progress(step=step, seconds=seconds, best_values=told), best=finished)
 
+    saved_at = before.seconds
     with SignalCatcher() as signals:
         writer.start(before.step, None)
         try:
@@ -332,19 +352,22 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
             ):
                 tables, step, loss = progress.tables, progress.step, float(progress.loss)
                 if not np.isfinite(loss):
-                    raise NonFinite(step, loss, loss)
+                    raise NonFinite(step, loss, loss, saved=checkpoints.progress.step if checkpoints.progress else None)
                 speed = all_words * (progress.share - at_begin) / (time.perf_counter() - began)
                 display.train(step, progress.share, loss, speed, (1 - progress.share) * all_words / max(speed, 1e-9))
                 writer.write(step, spent(), TRAIN, {"loss": loss, "learning_rate": progress.learning_rate})
                 if signals.received is not None and progress.share < 1:
                     save(spent(), False)
                     raise Interrupted(signals.received, step)
+                if spent() - saved_at > SAVE_EVERY:
+                    saved_at = spent()
+                    save(saved_at, False)
             jax.block_until_ready(tables)
             seconds = spent()
             if step != before.step:
                 save(seconds, True)
             else:
-                seconds, loss = before.seconds, float("nan")
+                seconds, loss = before.seconds, before.best_values.get("train_loss", loss)
         finally:
             display.close()
             writer.close()
@@ -384,8 +407,9 @@ def compare_representations(vectors: "KeyedVectors", corpus: Corpus, words: list
 def draw(vectors: "KeyedVectors", words: list[str], image: Any, *, title: str) -> None:
     """The words and their nearest ones on the plane of their first two principal components, a colour a group."""
     import numpy as np
-    from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
+
+    from rnn_jax.training.figures import drawn
 
     groups = {word: [word, *(near.word for near in nearest(vectors, word, NEIGHBOURS))] for word in words}
     names = [name for group in groups.values() for name in group]
@@ -393,21 +417,20 @@ def draw(vectors: "KeyedVectors", words: list[str], image: Any, *, title: str) -
         return
     units = vectors.unit_vectors[[vectors.index[name] for name in names]]
     places = PCA(2, random_state=0).fit_transform(units) if units.shape[1] > 1 else np.hstack([units, 0 * units])
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    axes = figure.subplots()
-    begin = 0
-    for number, (word, group) in enumerate(groups.items()):
-        colour, part = f"C{number % 10}", places[begin : begin + len(group)]
-        axes.scatter(*part.T, s=12, color=colour, label=word)
-        for name, place in zip(group, part, strict=True):
-            weight = "bold" if name == word else "normal"
-            axes.annotate(
-                name, place, xytext=(3, 2), textcoords="offset points", fontsize=8, color=colour, weight=weight
-            )
-        begin += len(group)
-    axes.set(title=title, xlabel="first principal component", ylabel="second")
-    axes.legend()
-    figure.savefig(image, dpi=120)
+    with drawn(image, (11, 8)) as figure:
+        axes = figure.subplots()
+        begin = 0
+        for number, (word, group) in enumerate(groups.items()):
+            colour, part = f"C{number % 10}", places[begin : begin + len(group)]
+            axes.scatter(*part.T, s=12, color=colour, label=word)
+            for name, place in zip(group, part, strict=True):
+                weight = "bold" if name == word else "normal"
+                axes.annotate(
+                    name, place, xytext=(3, 2), textcoords="offset points", fontsize=8, color=colour, weight=weight
+                )
+            begin += len(group)
+        axes.set(title=title, xlabel="first principal component", ylabel="second")
+        axes.legend()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -274,15 +274,23 @@ def load_splits(config: Tagging) -> Splits:
     )
     count = len(train)
     if dev is None and test is None:
-        test = [one for one in train if is_held_out(one.key)]
-        train = [one for one in train if not is_held_out(one.key)]
+        train, test = hold_out(train, lambda one: is_held_out(one.key))
     if dev is None:
-        dev = [one for one in train if is_held_out(f"dev {one.key}", DEV_FRACTION)]
-        train = [one for one in train if not is_held_out(f"dev {one.key}", DEV_FRACTION)]
+        train, dev = hold_out(train, lambda one: is_held_out(f"dev {one.key}", DEV_FRACTION))
     test = dev if test is None else test
     if not (train and dev and test):
         raise DataError(f"train: expected enough sentences to hold some out, found {count} in {config.train!r}")
     return Splits(train, dev, test)
+
+
+def hold_out(
+    sentences: "list[TaggedSequence]", chosen: "Callable[[TaggedSequence], bool]"
+) -> "tuple[list[TaggedSequence], list[TaggedSequence]]":
+    """(the others, the chosen) in their order; a chosen one with a label that the others lack stays among them."""
+    known = {label for one in sentences if not chosen(one) for label in one.labels}
+    out = [chosen(one) and known.issuperset(one.labels) for one in sentences]
+    sides = [[one for one, held in zip(sentences, out, strict=True) if held == side] for side in (False, True)]
+    return sides[0], sides[1]
 
 
 def builtin_splits(window: int) -> Splits:
@@ -376,6 +384,11 @@ def _lengthened(batch: Mapping[str, Any], shortest: int = 16) -> dict[str, Any]:
     }
 
 
+def span_labels(labels: Iterable[str]) -> list[str]:
+    """Labels as seqeval knows them, which has E for the last word of a span (L), S for a span of one word (U)."""
+    return [{"L": "E", "U": "S"}.get(label[0], label[0]) + label[1:] for label in labels]
+
+
 def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[str]]) -> dict[str, float]:
     """`accuracy`; of spans also `f1`; and `error`, one minus the last of them."""
     truth = [list(one.labels) for one in sequences]
@@ -384,7 +397,8 @@ def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     if all(SPAN.fullmatch(label) for label in set(chain(*truth, *predicted))):
         # Any: its annotations know neither tuples nor the number that zero_division takes.
         metrics: Any = importlib.import_module("seqeval.metrics")
-        found["f1"] = float(metrics.f1_score(truth, predicted, zero_division=0))
+        spans = [[span_labels(labels) for labels in side] for side in (truth, predicted)]
+        found["f1"] = float(metrics.f1_score(*spans, zero_division=0))
     return found | {"error": 1 - list(found.values())[-1]}
 
 
@@ -392,12 +406,13 @@ def report(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     """Precision, recall and F1 of each kind of span, as a table."""
     truth = [list(one.labels) for one in sequences]
     metrics: Any = importlib.import_module("seqeval.metrics")
-    return metrics.classification_report(truth, predicted, digits=4, zero_division=0)
+    spans = [[span_labels(labels) for labels in side] for side in (truth, predicted)]
+    return metrics.classification_report(*spans, digits=4, zero_division=0)
 
 
 def predict(config: Tagging, run: "Run") -> None:
     """Print the labels of a text, of a file, or of each line of standard input."""
-    from rnn_jax.data import TagEncoder, read_columns, read_text
+    from rnn_jax.data import TagEncoder, read_columns, read_text, stdin_lines
     from rnn_jax.training.run import load
 
     if config.html is not None and (config.level != "char" or config.predict_file in (None, "-")):
@@ -406,7 +421,7 @@ def predict(config: Tagging, run: "Run") -> None:
     encoder = TagEncoder(loaded.vocabulary)
     if config.predict_file in (None, "-"):
         name = "predict" if config.predict_file is None else "predict_file"
-        for text in [str(config.predict)] if config.predict_file is None else sys.stdin:
+        for text in [str(config.predict)] if config.predict_file is None else stdin_lines(name):
             for tokens, labels in tag_line(config, loaded, encoder, text.rstrip("\n"), name):
                 print(rendered(config, tokens, labels), flush=True)
     elif config.level == "char":

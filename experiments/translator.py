@@ -18,11 +18,15 @@ DECODE_BATCH, DECODE_BUCKETS, DECODE_MULTIPLE = 64, 3, 16
 
 
 class Translation(NamedTuple):
-    """One translation of a sentence, with its log-probability in nats and the score of the search."""
+    """One translation of a sentence, with its log-probability in nats and the score of the search.
+
+    `finished` is False where it was cut off at the greatest length.
+    """
 
     text: str
     log_prob: float
     score: float
+    finished: bool
 
 
 class Translator:
@@ -31,13 +35,13 @@ class Translator:
     def __init__(self, config: Any, model: "Seq2Seq", params: Any, source: Side, target: Side):
         self.config, self.model, self.params, self.source, self.target = config, model, params, source, target
 
-    def __call__(self, sentences: Sequence[str], argument: str = "translate") -> list[list[Translation]]:
+    def __call__(self, sentences: Sequence[str]) -> list[list[Translation]]:
         """The `n_best` translations of every sentence; [] of one that is blank."""
         from rnn_jax.data import PaddedBatches
 
         found: list[list[Translation]] = [[] for _ in sentences]
         numbers = [number for number, sentence in enumerate(sentences) if sentence.strip()]
-        encoded = self.source.encode([sentences[number] for number in numbers], argument)
+        encoded = self.source.encode([sentences[number] for number in numbers])
         if not encoded:
             return found
         size = min(DECODE_BATCH, len(encoded))
@@ -78,6 +82,7 @@ class Translator:
                     self.target.decode(best.tokens[: best.lengths[rank, column], rank, column]),
                     float(best.log_probs[rank, column]),
                     float(best.scores[rank, column]),
+                    bool(best.finished[rank, column]),
                 )
                 for rank in range(config.n_best)
                 if np.isfinite(best.log_probs[rank, column])
@@ -120,22 +125,25 @@ def translate_lines(config: Any, run: "Run") -> None:
     source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
     target = Side(loaded.vocabulary["target"], tokens)
     translator = Translator(config, loaded.model, loaded.params, source, target)
-    argument = "translate" if config.translate is not None else "translate_file"
+    unfinished = 0
     for sentences in _requests(config):
-        for found in translator(sentences, argument):
+        for found in translator(sentences):
             _show(found, config.n_best)
+            unfinished += not all(one.finished for one in found[:1])
+    if unfinished:
+        print(f"cut off at --max_length={config.max_length}: {unfinished:,} translations", file=sys.stderr)
     if config.translate is not None and config.attention != "none":
         print(f"attention map in {plot_attention_of(run, translator, config.translate)}", file=sys.stderr)
 
 
 def _requests(config: Any) -> Iterator[list[str]]:
     """The sentences to translate, in groups to be translated together."""
-    from rnn_jax.data import read_text
+    from rnn_jax.data import read_text, stdin_lines
 
     if config.translate is not None:
         yield [config.translate]
     elif config.translate_file == "-":
-        for line in sys.stdin:
+        for line in stdin_lines("translate_file"):
             yield [line.rstrip("\n")]
     else:
         lines = read_text(str(config.translate_file), "translate_file").split("\n")
@@ -143,7 +151,7 @@ def _requests(config: Any) -> Iterator[list[str]]:
 
 
 def _show(found: list[Translation], n_best: int) -> None:
-    if n_best == 1:
+    if n_best == 1 or not found:
         # An empty line keeps the lines of a file in step.
         print(found[0].text if found else "", flush=True)
         return

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import gzip
 import io
 import itertools
 import os
@@ -116,7 +117,7 @@ def analogy_scores(units: np.ndarray, questions: np.ndarray, method: str) -> np.
 
 
 def save_word2vec(vectors: KeyedVectors, path: str | os.PathLike[str]) -> None:
-    """Write word2vec's format: binary where the name ends in .bin, else text.
+    """Write word2vec's format: binary where the name ends in .bin or .bin.gz, else text; compressed where in .gz.
 
     A line "V dimension", then each word, a blank, and its numbers: decimal with blanks between, or float32 in little
     endian; a line break after each.
@@ -126,12 +127,13 @@ def save_word2vec(vectors: KeyedVectors, path: str | os.PathLike[str]) -> None:
     """
     name = os.path.expanduser(os.fspath(path))
     numbers = np.ascontiguousarray(vectors.vectors, "<f4")
+    binary = name.removesuffix(".gz").endswith(".bin")
     try:
-        with open(name, "wb") as file:
+        with (gzip.open if name.endswith(".gz") else open)(name, "wb") as file:
             file.write(f"{numbers.shape[0]} {numbers.shape[1]}\n".encode())
             for word, row in zip(vectors.words, numbers, strict=True):
                 # repr of a float32 is the shortest text that reads back as the same number.
-                values = row.tobytes() if name.endswith(".bin") else " ".join(map(str, row)).encode()
+                values = row.tobytes() if binary else " ".join(map(str, row)).encode()
                 file.write(word.encode() + b" " + values + b"\n")
     except OSError as error:
         raise DataError(f"export: cannot write {name!r}: {error.strerror}") from None

@@ -119,10 +119,14 @@ def collect(name: str, rows: Iterable[tuple[str, str, str]], argument: str) -> L
 def hold_out(examples: LabelledTexts, argument: str = "dev") -> tuple[LabelledTexts, LabelledTexts]:
     """(training part, held-out part): a fixed tenth, chosen by the hash of the text.
 
+    What has a label that the training part would lack stays in it.
+
     Raises:
         DataError: too few examples for either part.
     """
-    held = [is_held_out(text) for text in examples.texts]
+    chosen = [is_held_out(text) for text in examples.texts]
+    known = {label for label, out in zip(examples.labels, chosen, strict=True) if not out}
+    held = [out and label in known for label, out in zip(examples.labels, chosen, strict=True)]
     if all(held) or not any(held):
         raise DataError(
             f"{argument}: expected enough texts to hold out a tenth, found {len(examples)} in {examples.name!r}"

@@ -97,8 +97,10 @@ def read_tsv(path: str | os.PathLike[str], argument: str = "train") -> Pairs:
     return _some(make_pairs(pairs), argument, path)
 
 
-def hold_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs, Pairs]:
-    """Cut pairs into three: for training, for validation and for testing, told from the target sentences alone.
+def hold_out(
+    pairs: Pairs, share: float, *, validation: bool = True, testing: bool = True
+) -> tuple[Pairs, Pairs | None, Pairs | None]:
+    """Cut pairs into those for training, for validation and for testing, told from the target sentences alone.
 
     All pairs of one target sentence fall on the same side. A training pair whose source is also that of a held-out
     pair is left out, so that neither side of a held-out pair is seen in training.
@@ -106,34 +108,45 @@ def hold_out(pairs: Pairs, share: float) -> tuple[Pairs, Pairs, Pairs]:
     Args:
         pairs: all of them.
         share: the share of validation and of testing, each.
+        validation, testing: which of the two are wanted; None stands for the other, whose pairs are trained on.
 
     Raises:
-        DataError: one of the three is empty.
+        DataError: one of the parts is empty.
     """
-    validation = [is_held_out(target, share) for target in pairs.target]
-    held = [is_held_out(target, 2 * share) for target in pairs.target]
+    first = [is_held_out(target, share) for target in pairs.target]
+    second = [is_held_out(target, 2 * share) and not out for target, out in zip(pairs.target, first, strict=True)]
+    held = [(one and validation) or (other and testing) for one, other in zip(first, second, strict=True)]
     seen = {source for source, out in zip(pairs.source, held, strict=True) if out}
-    parts = (
-        [not out and source not in seen for out, source in zip(held, pairs.source, strict=True)],
-        validation,
-        [out and not first for out, first in zip(held, validation, strict=True)],
-    )
-    split = [_choose(pairs, part) for part in parts]
-    for name, part in zip(("training", "validation", "testing"), split, strict=True):
-        if not len(part):
+    kept = [not out and source not in seen for out, source in zip(held, pairs.source, strict=True)]
+
+    def part(name: str, chosen: list[bool]) -> Pairs:
+        found = _choose(pairs, chosen)
+        if not len(found):
             raise DataError(f"held_out: expected some pairs for {name}, found none of {len(pairs):,} at {share:g}")
-    return split[0], split[1], split[2]
+        return found
+
+    return (
+        part("training", kept),
+        part("validation", first) if validation else None,
+        part("testing", second) if testing else None,
+    )
 
 
 def limit_length(
-    source: Sequence[np.ndarray], target: Sequence[np.ndarray], max_length: int, long: str = "drop"
+    source: Sequence[np.ndarray],
+    target: Sequence[np.ndarray],
+    max_length: int,
+    long: str = "drop",
+    *,
+    source_reversed: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray], int]:
     """Sequences of at most `max_length` symbols besides their end mark, which stays the last.
 
     Args:
         source, target: N sequences of ids each, every one with an end mark.
         max_length: for either side.
-        long: "drop" a pair with a side too long, or "cut" that side.
+        long: "drop" a pair with a side too long, or "cut" that side: the beginning of the sentence is kept.
+        source_reversed: whether sources stand in reversed order before their end mark.
 
     Returns:
         (source, target, how many pairs were too long).
@@ -150,10 +163,13 @@ def limit_length(
     if not pairs:
         raise DataError(f"max_length: expected some pairs of at most {max_length} symbols, found none of {len(fits):,}")
 
-    def cut(ids: np.ndarray) -> np.ndarray:
-        return ids if len(ids) <= max_length + 1 else np.append(ids[:max_length], ids[-1])
+    def cut(ids: np.ndarray, backwards: bool) -> np.ndarray:
+        if len(ids) <= max_length + 1:
+            return ids
+        return ids[-max_length - 1 :] if backwards else np.append(ids[:max_length], ids[-1])
 
-    return [cut(first) for first, _ in pairs], [cut(second) for _, second in pairs], fits.count(False)
+    sources = [cut(first, source_reversed) for first, _ in pairs]
+    return sources, [cut(second, False) for _, second in pairs], fits.count(False)
 
 
 def _lines(path: str | os.PathLike[str], argument: str) -> list[str]:

@@ -62,8 +62,7 @@ def attentive(cell: Cell, attention: Attention, hidden_size: int, memory_size: i
     def project(params: Params, inputs: Inputs) -> Projected:
         return inputs
 
-    # Not affine in the carry, so its products are repeated in the backward loop; what they cost there is less than
-    # keeping the hidden layer of additive attention, [T, B, S, A].
+    # Not affine in the carry. Deferred gradients would repeat its products twice; `unroll(gradient="autodiff")` once.
     def recur(params: Params, carry: AttentiveCarry, projected: Projected) -> Preactivations:
         context, _ = attention(params["attention"], params["memory"], carry.output)
         inputs = cell.project(params["cell"], jnp.concatenate([projected, context], axis=-1))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax import losses
 from rnn_jax.cells import make
-from rnn_jax.cells.base import cast_weights
+from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.decoding import DecodeStep, Hypotheses, beam_search
 from rnn_jax.layers import Stack
 from rnn_jax.layers.attention import Memory, make_attention
@@ -45,10 +45,10 @@ class Seq2Seq(nn.Module):
         ... with input feeding:  s_t = decoder(s_tm1, [y_tm1; f_tm1])
         bahdanau:  c_t = attention(s_tm1);  s_t = decoder(s_tm1, [y_tm1; c_t]);  f_t, softmax as above
 
-    Only what feeds back runs inside the loop over the target. Without it the decoder's layers run over all T steps with
-    their input products taken before the loop, and attention follows for all T at once. The product with the vocabulary
-    is one matrix product after the loop in every case. With several layers, Bahdanau's attention belongs to the first
-    of them; the others read [s_t; c_t] after its loop (Wu et al. 2016, arXiv 1609.08144).
+    Where nothing feeds back, the decoder's layers run over all T steps with their input products taken before the loop,
+    and attention follows for all T at once; input feeding and Bahdanau's attention go step by step. The product with
+    the vocabulary is one matrix product after the loop in every case. With several layers, Bahdanau's attention belongs
+    to the first of them; the others read [s_t; c_t] after its loop (Wu et al. 2016, arXiv 1609.08144).
 
     Attributes:
         source_size, target_size: the sizes of the vocabularies.
@@ -101,6 +101,9 @@ class Seq2Seq(nn.Module):
         embedding_size = self.embedding_size or self.hidden_size
         encoder_cell = make(self.cell, width // 2 if self.bidirectional else width)
         decoder_cell = make(self.cell, self.hidden_size)
+        written = jax.eval_shape(lambda key: _one_step(decoder_cell, key), jax.random.key(0))
+        if getattr(written, "shape", None) != (self.hidden_size,):
+            raise ValueError(f"cell: expected an output of {self.hidden_size} numbers, hidden_size, found {self.cell}")
         # Of unit variance, see LanguageModel; a matrix shared with the softmax must be smaller.
         scale = 1 / math.sqrt(embedding_size) if self.tie_embeddings else 1.0
 
@@ -323,6 +326,12 @@ class Seq2Seq(nn.Module):
             return -losses.cross_entropy(logits, target, mask)[0]
 
         return jax.vmap(of_one, in_axes=1)(logits, target, target_mask)
+
+
+def _one_step(cell: Cell, key: Array) -> Any:
+    """What a cell puts out, for its shape."""
+    params = cell.init(key, 1)
+    return cell(params, cell.initial_carry(params, ()), jnp.zeros(1))[1]
 
 
 def shift(target: Int[Array, "T B"], start: int) -> Int[Array, "T B"]:

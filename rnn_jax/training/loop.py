@@ -30,11 +30,18 @@ class Interrupted(Exception):
 
 
 class NonFinite(Exception):
-    """A loss or gradient was infinite or not a number; the state before that step is saved, as above."""
+    """A loss or gradient was infinite or not a number.
 
-    def __init__(self, step: int, loss: float, grad_norm: float):
+    Args:
+        step: of that loss.
+        loss, grad_norm: what they were.
+        saved: the step after which a state is saved; None: nothing is.
+    """
+
+    def __init__(self, step: int, loss: float, grad_norm: float, *, saved: int | None):
         what = f"the norm of the gradient is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
-        super().__init__(f"step {step}: {what}")
+        kept = {None: "nothing is saved", step - 1: "the state before it is saved"}
+        super().__init__(f"step {step}: {what}; {kept.get(saved, f'the state after step {saved} is saved')}")
         self.step = step
 
 
@@ -125,7 +132,7 @@ def fit(
         seconds=progress.seconds,
         steps_per_dispatch=steps_per_dispatch,
     )
-    report = _Report(dispatcher, stop, per_epoch, writer, log_every, display)
+    report = _Report(dispatcher, stop, per_epoch, writer, log_every, display, saves=checkpoints is not None)
     with contextlib.ExitStack() as cleanup:
         signals = cleanup.enter_context(SignalCatcher())
         if writer is not None:
@@ -213,8 +220,10 @@ class _Report:
         writer: MetricsWriter | None,
         log_every: int,
         display: Display | None,
+        saves: bool,
     ):
         self._dispatcher = dispatcher
+        self._saves = saves
         self._stop = stop
         self._per_epoch = per_epoch
         self._writer = writer
@@ -228,7 +237,7 @@ class _Report:
             step = block.first + index
             values = {name: float(block.metrics[name][index]) for name in block.metrics if name != "count"}
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                raise NonFinite(step, values["loss"], values["grad_norm"])
+                raise NonFinite(step, values["loss"], values["grad_norm"], saved=step - 1 if self._saves else None)
             if math.isnan(self._smooth_loss):
                 self._smooth_loss = values["loss"]
             self._smooth_loss += 0.05 * (values["loss"] - self._smooth_loss)

@@ -48,11 +48,12 @@ def test_unknown_word_names_close_ones(royal):
         royal.nearest("quen")
 
 
-@pytest.mark.parametrize("name", ["vectors.txt", "vectors.bin"])
+@pytest.mark.parametrize("name", ["vectors.txt", "vectors.bin", "vectors.txt.gz", "vectors.bin.gz"])
 def test_word2vec_formats_keep_every_bit(tmp_path, name):
     vectors = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32) * np.float32(1e-3)
     before = KeyedVectors(("a", "né", "new_york", "."), vectors)
     save_word2vec(before, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b" if name.endswith(".gz") else b"4 7\n")
     after = load_word2vec(tmp_path / name)
     assert after.words == before.words
     np.testing.assert_array_equal(after.vectors, before.vectors)

@@ -113,6 +113,16 @@ def test_a_tenth_is_held_out_whatever_the_order():
         hold_out(examples(["x", "y"], ["same", "same"]))
 
 
+def test_the_only_text_of_a_class_is_not_held_out():
+    texts = [f"text {number}" for number in range(100)]
+    rare = next(number for number, text in enumerate(texts) if is_held_out(text))
+    labels = ["rare" if number == rare else "xy"[number % 2] for number in range(100)]
+    train, dev = hold_out(examples(labels, texts))
+    assert texts[rare] in train.texts
+    assert len(dev) > 0
+    assert "rare" not in dev.labels
+
+
 def test_classes_are_those_of_the_training_texts():
     train = examples(["b", "a", "b"])
     assert check_classes(train, {"dev": examples(["a"])}) == ("a", "b")

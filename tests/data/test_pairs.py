@@ -76,6 +76,22 @@ def test_what_is_held_out_is_not_seen_in_training_on_either_side():
         hold_out(make_pairs([("a", "b"), ("c", "d")]), 0.01)
 
 
+def test_only_what_is_wanted_is_held_out():
+    pairs = make_pairs((f"s{number}", f"t{number}") for number in range(1000))
+    train, valid, test = hold_out(pairs, 0.1)
+    for wanted, held, other in (("validation", valid, test), ("testing", test, valid)):
+        switches = {name: name == wanted for name in ("validation", "testing")}
+        more, *parts = hold_out(pairs, 0.1, **switches)
+        assert parts[wanted == "validation"] is None
+        assert set(parts[wanted == "testing"].target) == set(held.target)
+        assert set(more.target) == set(train.target) | set(other.target)
+
+
+def test_a_reversed_source_keeps_the_beginning_of_the_sentence_too():
+    source, _, _ = limit_length([np.array([4, 3, 2, 1, 0])], [np.array([5, 0])], 2, "cut", source_reversed=True)
+    assert source[0].tolist() == [2, 1, 0]
+
+
 def test_long_sentences_are_dropped_or_cut_and_counted():
     source = [np.array([1, 2, 3, 0]), np.array([1, 0]), np.array([1, 2, 0])]
     target = [np.array([5, 0]), np.array([6, 7, 8, 0]), np.array([5, 6, 0])]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rnn_jax
+from experiments.flags import FlagError
 from experiments.runner import run_experiment
 from experiments.seq2seq import Seq2SeqConfig, main
 from experiments.seq2seq_data import Side
@@ -113,7 +114,7 @@ def test_the_run_is_all_that_a_script_needs(trained, files):
 
 
 @pytest.mark.slow
-def test_translating_does_not_train(trained, files, tmp_path, monkeypatch):
+def test_translating_does_not_train(trained, files, tmp_path, stdin):
     run, _ = trained
     before = read(run, "result.json")
     code, out, err = seq2seq(f"--workdir={run}", "--translate=two red dog.")
@@ -132,7 +133,7 @@ def test_translating_does_not_train(trained, files, tmp_path, monkeypatch):
     assert lines[0] == out.rstrip("\n")
     assert lines[1] == ""
     assert len(lines) == 4
-    monkeypatch.setattr("sys.stdin", io.StringIO(request.read_text()))
+    stdin(request.read_text())
     assert seq2seq(f"--workdir={run}", "--translate_file=-")[1] == out_file
     assert read(run, "result.json") == before
 
@@ -150,7 +151,7 @@ def test_scoring_a_file_of_hypotheses(trained, files, tmp_path):
 
 
 def test_bleu_is_that_of_the_paper_by_hand():
-    """Precisions 4/5, 3/4, 2/3, 1/2 and no brevity penalty."""
+    """Precisions 4/5, 3/4, 2/3, 1/2; five words for six."""
     found = score(["A man sleeps on grass"], ["a man sleeps on a sofa"])
     precisions = [4 / 5, 3 / 4, 2 / 3, 1 / 2]
     brevity = math.exp(1 - 6 / 5)
@@ -207,6 +208,7 @@ def test_bad_input_is_one_line_and_code_2(files, tmp_path, monkeypatch, argument
     ("arguments", "message"),
     [
         (["--translate= "], "--translate: expected a sentence, found ' '"),
+        (["--translate=a", "--bleu_of=f"], "--bleu_of: expected one thing to do with the run, found --translate too"),
         (["--translate=one", "--n_best=9"], "--n_best: expected at most --beam_size=5, found 9"),
     ],
 )
@@ -215,6 +217,22 @@ def test_bad_requests_to_a_run(trained, arguments, message):
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_side_reads_symbols_in_the_order_asked_for_and_blanks_around_them_never():
+    config = Seq2SeqConfig(task="copy", tokens="char")
+    forwards, backwards = (Side.learn(config, ["a b c"], reverse) for reverse in (False, True))
+    (read,) = forwards.encode(["a b"])
+    assert read.tolist() == forwards.encode(["  a b "])[0].tolist()
+    (reversed_,) = backwards.encode(["a b"])
+    assert reversed_.tolist() == [*read[:-1][::-1].tolist(), read[-1]]
+    assert backwards.decode(reversed_) == forwards.decode(read) == "a b"
+
+
+def test_the_end_of_a_line_is_never_left_out():
+    config = Seq2SeqConfig(task="copy", tokens="char", vocab_size=3)
+    with pytest.raises(FlagError, match="--vocab_size, --min_count: expected to keep the end of a line"):
+        Side.learn(config, ["aaabbb", "ab"])
 
 
 def test_help_lists_the_flags_and_exits_with_0():

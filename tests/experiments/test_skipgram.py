@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from experiments import skipgram
 from experiments.runner import run_experiment
 from rnn_jax.data.keyed_vectors import load_word2vec
+from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.run import load
 
 TOPICS = (("cat", "dog", "horse", "cow", "sheep"), ("red", "blue", "green", "white", "black"))
@@ -76,9 +78,12 @@ def test_a_run_can_be_asked_again_and_gone_on_from(capsys, tmp_path, corpus):
     code, _, err = run(capsys, *settings(corpus, tmp_path))
     assert code == 0, err
     vectors = tmp_path / "vectors.txt"
+    before = json.loads((tmp_path / "run" / "result.json").read_text())
     code, out, err = run(capsys, f"--workdir={tmp_path / 'run'}", "--neighbours=dog", f"--export={vectors}")
     assert code == 0, err
     assert out.count("dog: ") == 1
+    after = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert after["metrics"]["train_loss"] == before["metrics"]["train_loss"]
     old = load(tmp_path / "run")
     np.testing.assert_array_equal(load_word2vec(vectors).vectors, old.params["input"])
 
@@ -91,6 +96,12 @@ def test_a_run_can_be_asked_again_and_gone_on_from(capsys, tmp_path, corpus):
     assert set(new.vocabulary.symbols) == set(old.vocabulary.symbols) | {"lion"}
     rows = [run_.params["input"][run_.vocabulary.symbols.index("white")] for run_ in (old, new)]
     np.testing.assert_array_equal(*rows)
+    # The second run holds all that it needs.
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    code, out, err = run(capsys, f"--workdir={tmp_path / 'second'}", "--neighbours=lion")
+    assert code == 0, err
+    assert "lion: " in out
+    (tmp_path / "elsewhere").rename(tmp_path / "run")
     code, _, err = run(capsys, *arguments[:2], "--dimension=9", f"--workdir={tmp_path / 'third'}")
     assert code == 2
     assert "--init_from: expected vectors of 9 numbers" in err
@@ -160,3 +171,26 @@ def test_bad_input_is_one_line_before_training(capsys, tmp_path, corpus, argumen
     assert err.count("\n") == 1
     assert message in err
     assert not run_folder.exists()
+
+
+def test_a_loss_that_is_not_a_number_ends_in_one_line_that_says_what_is_saved(capsys, tmp_path, corpus):
+    code, _, err = run(capsys, *settings(corpus, tmp_path), "--learning_rate=1e30")
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert re.fullmatch(r"skipgram: step \d+: .*; nothing is saved; a smaller --learning_rate may help", last)
+
+
+def test_a_long_training_is_saved_on_the_way(capsys, tmp_path, corpus, monkeypatch):
+    saved = []
+    save = Checkpoints.save
+
+    def told(self, state, progress, **options):
+        saved.append(progress.step)
+        return save(self, state, progress, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", told)
+    monkeypatch.setattr(skipgram, "SAVE_EVERY", 0.0)
+    code, _, err = run(capsys, *settings(corpus, tmp_path))
+    assert code == 0, err
+    assert saved[:2] == [1, 2]
+    assert saved[-1] == json.loads((tmp_path / "run" / "result.json").read_text())["steps"]

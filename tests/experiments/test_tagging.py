@@ -13,8 +13,8 @@ from seqeval.metrics import f1_score
 
 import rnn_jax
 from experiments.runner import run_experiment
-from experiments.tagging import Tagging, main
-from rnn_jax.data import PaddedBatches, TagEncoder, is_held_out, read_columns, source_code
+from experiments.tagging import Tagging, hold_out, main, scores
+from rnn_jax.data import PaddedBatches, TagEncoder, TaggedSequence, is_held_out, read_columns, source_code
 from rnn_jax.data.source_code import SourceFile, label_source
 
 SMALL = [
@@ -134,13 +134,13 @@ def test_the_score_that_is_reported_is_that_of_the_saved_model(trained, corpus):
     assert metrics["test_accuracy"] == pytest.approx(np.mean(right))
 
 
-def test_text_is_tagged_without_training(trained, tmp_path, monkeypatch):
+def test_text_is_tagged_without_training(trained, tmp_path, stdin):
     run, _ = trained
     before = read(run, "result.json")
     code, out, err = tagging(f"--workdir={run}", "--predict=the big dog sees a cat")
     assert (code, err) == (0, "")
     assert out == "the B-NP\nbig I-NP\ndog I-NP\nsees O\na B-NP\ncat I-NP\n\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO("the dog likes\n\na cat sees\n"))
+    stdin("the dog likes\n\na cat sees\n")
     code, out, _ = tagging(f"--workdir={run}", "--predict_file=-")
     assert out.split("\n\n")[:2] == ["the B-NP\ndog I-NP\nlikes O", "a B-NP\ncat I-NP\nsees O"]
     assert read(run, "result.json") == before
@@ -228,3 +228,29 @@ def test_help_lists_the_flags_and_exits_with_0():
     assert code == 0
     for name in ("--train", "--[no]crf", "--feature_columns", "--predict_file", "--html"):
         assert name in out
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "right"),
+    [
+        # Two people of one word each, not one of two words.
+        ("U-PER U-PER", "U-PER U-PER", 2),
+        ("B-PER L-PER B-PER L-PER O", "B-PER L-PER B-PER I-PER L-PER", 1),
+        ("B-PER I-PER L-PER U-LOC", "B-PER I-PER L-PER U-LOC", 2),
+        ("S-PER B-LOC E-LOC", "S-PER B-LOC E-LOC", 2),
+    ],
+)
+def test_spans_of_every_notation_are_counted(truth, predicted, right):
+    truth, predicted = truth.split(), predicted.split()
+    sentence = TaggedSequence(tokens=tuple("w" * len(truth)), features=(), labels=tuple(truth))
+    found = scores([sentence], [predicted])
+    total = 2 * sum(label[0] in "USB" for label in truth)
+    counted = sum(label[0] in "USB" for label in predicted) + total // 2
+    assert found["f1"] == pytest.approx(2 * right / counted)
+
+
+def test_the_only_sentence_with_a_label_is_not_held_out():
+    sentences = [TaggedSequence(tokens=("a",), features=(), labels=(label,)) for label in ("O", "B-X", "B-Y", "O")]
+    others, held = hold_out(sentences, lambda one: one is not sentences[0])
+    assert others == sentences[:3]
+    assert held == sentences[3:]

@@ -94,7 +94,7 @@ def test_attention_that_learns_starts_by_looking_everywhere(name):
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_padding_is_never_looked_at(name):
-    """Whatever stands in the padding, even nan, and a source that is padding throughout."""
+    """Whatever finite stands in the padding, and a source that is padding throughout."""
     attention, params = prepared(name)
     outputs, query = (jnp.asarray(a, jnp.float32) for a in arrays((S, B, M), (B, H)))
     mask = jnp.asarray(MASK).at[:, 1].set(False)

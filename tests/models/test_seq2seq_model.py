@@ -180,6 +180,7 @@ def test_rates_of_the_schedules():
         ({"attention": "bahdanau", "input_feeding": True}, "input_feeding: expected attention luong"),
         ({"attention": "luong_dot", "encoder_size": 6}, "attention: expected an encoder of the decoder's width"),
         ({"hidden_size": 5}, "hidden_size: expected an even number"),
+        ({"cell": "jordan(output_size=3)"}, "cell: expected an output of 4 numbers, hidden_size, found jordan"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, message):
