@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ import pytest
 import rnn_jax
 from experiments.flags import FlagError
 from experiments.runner import run_experiment
-from experiments.seq2seq import Seq2SeqConfig, main
+from experiments.seq2seq import Seq2SeqConfig, main, make_loss
 from experiments.seq2seq_data import Side
 from experiments.translation_scores import score
+from rnn_jax import losses
+from rnn_jax.models import Seq2Seq
+from rnn_jax.models.scheduled_sampling import sampled_logits
+from rnn_jax.models.seq2seq import shift
 
 WORDS = {"one": "ein", "two": "zwei", "red": "roter", "big": "großer", "dog": "Hund", "cat": "Kater"}
 SMALL = ["--hidden_size=8", "--embedding_size=4", "--batch_size=8", "--buckets=1", "--eval_every=none", "--warmup=0"]
@@ -217,6 +222,45 @@ def test_bad_requests_to_a_run(trained, arguments, message):
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "shares"),
+    [
+        ({}, (1.0, 1.0)),
+        ({"label_smoothing": 0.2}, (1.0, 1.0)),
+        ({"teacher_forcing": 0.0}, (0.0, 0.0)),
+        ({"teacher_forcing_schedule": "linear", "teacher_forcing_steps": 2}, (1.0, 0.0)),
+        ({"teacher_forcing_schedule": "linear", "teacher_forcing_steps": 2, "teacher_forcing": 1.0}, (1.0, 1.0)),
+    ],
+)
+def test_the_loss_is_what_the_flags_ask_for(flags, shares):
+    """At the first step and after two: of the true symbols, or of what the decoder wrote itself."""
+    model = Seq2Seq(9, 7, hidden_size=4, embedding_size=3)
+    random = np.random.default_rng(0)
+    source, target = (jnp.asarray(random.integers(1, 7, shape), jnp.int32) for shape in ((5, 2), (6, 2)))
+    batch = {
+        "source": source,
+        "source_mask": jnp.asarray(random.random((5, 2)) < 0.8).at[0].set(True),
+        "target": target,
+        "target_mask": jnp.arange(6)[:, None] < jnp.array([6, 4]),
+    }
+    read = (batch["source"], batch["source_mask"], shift(target, 0))
+    variables = model.init(jax.random.key(0), *read)
+    variables = jax.tree.map(lambda leaf: 3 * leaf, variables)
+    loss = make_loss(Seq2SeqConfig(task="copy", **flags), model, 0)
+    logits = {
+        1.0: model.apply(variables, *read),
+        0.0: sampled_logits(model, variables, *read, jax.random.key(1), rate=0.0, unit="token"),
+    }
+    assert not np.allclose(*logits.values(), atol=0.1)
+    for step, share in zip((0, 2), shares, strict=True):
+        (total, count), after = loss(variables["params"], jnp.int32(step), batch, jax.random.key(1))
+        smoothing = flags.get("label_smoothing", 0.0)
+        wanted = losses.cross_entropy(logits[share], target, batch["target_mask"], label_smoothing=smoothing)
+        assert float(count) == 10
+        assert float(total) == pytest.approx(float(wanted[0]), rel=1e-5)
+        assert int(after) == step + 1
 
 
 def test_a_side_reads_symbols_in_the_order_asked_for_and_blanks_around_them_never():
