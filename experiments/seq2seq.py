@@ -241,7 +241,9 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     ]:
         print(f"--- {sentence}\n    {hypothesis}\n    {reference}")
     if config.attention != "none":
-        print(f"attention map in {plot_attention_of(run, translator, _worth_drawing(corpus.test.source, source))}")
+        drawn = _worth_drawing(corpus.test.source, source)
+        translation = hypotheses[corpus.test.source.index(drawn)]
+        print(plot_attention_of(translator, drawn, translation, run.path / "attention.png"))
     if task_of(config)[0] in ("reverse", "copy"):
         plot_lengths(run, exact_match_by_length(corpus.test.source, hypotheses, corpus.test.target))
     for name, value in metrics.items():

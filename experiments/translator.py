@@ -9,10 +9,14 @@ from experiments.seq2seq_data import Side, tokens_of
 from experiments.translation_scores import score
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rnn_jax.models import Seq2Seq
     from rnn_jax.training.run import Run
 
 REFERENCES = "references.txt"
+# Symbols of a sentence whose attention is drawn: more could not be read.
+MOST_DRAWN = 200
 # Sentences searched at once, and the shapes they are padded to: each shape is a compilation.
 DECODE_BATCH, DECODE_BUCKETS, DECODE_MULTIPLE = 64, 3, 16
 
@@ -91,8 +95,8 @@ class Translator:
         ]
 
 
-def plot_attention_of(run: "Run", translator: Translator, sentence: str) -> Any:
-    """Draw where the decoder looks while it translates a sentence; returns the image's path."""
+def plot_attention_of(translator: Translator, sentence: str, translation: str, image: "Path") -> str:
+    """Draw where the decoder looks while it writes a translation; returns what to say of it."""
     import jax
     import jax.numpy as jnp
 
@@ -101,7 +105,9 @@ def plot_attention_of(run: "Run", translator: Translator, sentence: str) -> Any:
 
     source, target = translator.source, translator.target
     read = source.encode([sentence])[0]
-    written = target.encode([translator([sentence])[0][0].text])[0]
+    written = target.encode([translation])[0]
+    if max(len(read), len(written)) > MOST_DRAWN:
+        return f"no attention map: expected at most {MOST_DRAWN} symbols, found {max(len(read), len(written))}"
     weights = attention_weights(
         translator.model,
         {"params": translator.params},
@@ -109,9 +115,11 @@ def plot_attention_of(run: "Run", translator: Translator, sentence: str) -> Any:
         jnp.ones((len(read), 1), bool),
         shift(jnp.asarray(written)[:, None], target.end),
     )
-    path = run.path / "attention.png"
-    plot_attention(jax.device_get(weights)[:, 0], source.symbols(read), target.symbols(written), path)
-    return path
+    try:
+        plot_attention(jax.device_get(weights)[:, 0], source.symbols(read), target.symbols(written), image)
+    except OSError as error:
+        return f"no attention map: cannot write {image}: {error.strerror}"
+    return f"attention map in {image}"
 
 
 def translate_lines(config: Any, run: "Run") -> None:
@@ -125,15 +133,17 @@ def translate_lines(config: Any, run: "Run") -> None:
     source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
     target = Side(loaded.vocabulary["target"], tokens)
     translator = Translator(config, loaded.model, loaded.params, source, target)
-    unfinished = 0
+    unfinished, best = 0, ""
     for sentences in _requests(config):
         for found in translator(sentences):
             _show(found, config.n_best)
+            best = found[0].text if found else ""
             unfinished += not all(one.finished for one in found[:1])
     if unfinished:
-        print(f"cut off at --max_length={config.max_length}: {unfinished:,} translations", file=sys.stderr)
+        print(f"cut off at --max_length={config.max_length} symbols: {unfinished:,}", file=sys.stderr)
     if config.translate is not None and config.attention != "none":
-        print(f"attention map in {plot_attention_of(run, translator, config.translate)}", file=sys.stderr)
+        # Not the picture of the run itself.
+        print(plot_attention_of(translator, config.translate, best, run.path / "translation.png"), file=sys.stderr)
 
 
 def _requests(config: Any) -> Iterator[list[str]]:

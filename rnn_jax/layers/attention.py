@@ -123,7 +123,10 @@ def bahdanau(size: int) -> Attention:
 
 @functools.cache
 def luong_dot() -> Attention:
-    """score(q, h_s) = qᵀ h_s, for Q = M. Source: Luong, Pham & Manning 2015 (arXiv 1508.04025)."""
+    """score(q, h_s) = qᵀ h_s, for Q = M; its `init` raises ValueError for other widths.
+
+    Source: Luong, Pham & Manning 2015 (arXiv 1508.04025).
+    """
 
     def init(key: Key, query_size: int, memory_size: int) -> Params:
         if query_size != memory_size:

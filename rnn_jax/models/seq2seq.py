@@ -379,10 +379,16 @@ def translate(
         end: the symbol that starts and ends a target.
         length: the most symbols of a hypothesis.
         beam_size, n_best, length_penalty, coverage_penalty: see `rnn_jax.decoding.beam_search`.
+
+    Returns:
+        The `n_best` hypotheses of each source, the best first.
+
+    Raises:
+        ValueError: a coverage penalty of a model without attention; and see `rnn_jax.decoding.beam_search`.
     """
     encoded: Any = model.apply(variables, source, source_mask, method="encode")
-    covers = coverage_penalty > 0 and model.attention != "none"
-    if coverage_penalty and not covers:
+    covers = coverage_penalty != 0
+    if covers and model.attention == "none":
         raise ValueError("coverage_penalty: expected a model with attention, found attention=none")
     carry = encoded.carry
     if covers:
