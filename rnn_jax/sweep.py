@@ -296,20 +296,37 @@ def _largest_factor(jaxpr: Any, fixed: set[Any] | None = None) -> int:
             if fixed.issuperset(variables):
                 # Such as a transposed matrix.
                 fixed.update(equation.outvars)
-        for name, value in equation.params.items():
+        for value in equation.params.values():
             for inner in jax.tree.leaves(value, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    largest = max(largest, _largest_factor(inner, _fixed_inside(equation, name, inner, fixed)))
+                    largest = max(largest, _largest_factor(inner, _fixed_inside(equation, inner, fixed)))
     return largest
 
 
-def _fixed_inside(equation: Any, name: str, inner: Any, fixed: set[Any] | None) -> set[Any] | None:
-    """Which variables of `inner`, the parameter `name` of an equation, are the same at each step of a loop."""
+def scan_counts(equation: Any) -> tuple[int, int]:
+    """How many of the first inputs of a scan are the same at each step, and how many after them are its carry.
+
+    Read off the shapes, because the equation's own record of it differs from one JAX to the next: what a scan goes
+    through, and what it stacks, has one axis more outside than inside.
+    """
+    inner = equation.params["jaxpr"]
+    inner = getattr(inner, "jaxpr", inner)
+
+    def whole(outside: Any, inside: Any) -> int:
+        return sum(out.aval.ndim == in_.aval.ndim for out, in_ in zip(outside, inside, strict=True))
+
+    carried = whole(equation.outvars, inner.outvars)
+    return whole(equation.invars, inner.invars) - carried, carried
+
+
+def _fixed_inside(equation: Any, inner: Any, fixed: set[Any] | None) -> set[Any] | None:
+    """Which variables of `inner`, the jaxpr of an equation, are the same at each step of a loop."""
     if equation.primitive.name == "scan":
-        return set(inner.invars[: equation.params["num_consts"]])
+        return set(inner.invars[: scan_counts(equation)[0]])
     if equation.primitive.name == "while":
-        return set(inner.invars[: equation.params[name.replace("jaxpr", "nconsts")]])
+        # All that is handed from step to step comes out.
+        return set(inner.invars[: len(inner.invars) - len(equation.outvars)])
     if fixed is None:
         return None
     # A call; a branch is given all but the first.

@@ -11,6 +11,7 @@ from jax.extend.core import Var
 
 import rnn_jax
 from rnn_jax import Cell, elman, gru, lstm, unroll
+from rnn_jax.sweep import scan_counts
 
 
 def no_params(key, input_size):
@@ -197,8 +198,8 @@ def training_jaxpr(cell, steps=7, **options):
 
 def carried_shapes(scan):
     """Shapes of what a scan hands from step to step."""
-    start = scan.params["num_consts"]
-    return [v.aval.shape for v in scan.invars[start : start + scan.params["num_carry"]]]
+    start, count = scan_counts(scan)
+    return [v.aval.shape for v in scan.invars[start : start + count]]
 
 
 CELLS = {"elman": elman(3), "lstm": lstm(3), "gru": gru(3)}
@@ -243,8 +244,8 @@ def test_half_precision_multiplies_in_half_and_sums_in_single():
     assert {v.aval.dtype.name for e in products for v in e.invars} == {"bfloat16"}
     assert {v.aval.dtype.name for e in products for v in e.outvars} == {"float32"}
     (loop,) = equations(jaxpr, "scan")
-    start = loop.params["num_consts"]
-    carried = loop.invars[start : start + loop.params["num_carry"]]
+    start, count = scan_counts(loop)
+    carried = loop.invars[start : start + count]
     assert {v.aval.dtype.name for v in carried if v.aval.shape} == {"float32"}
 
 
