@@ -9,11 +9,14 @@ import jax
 import pytest
 
 # Most tests compile a program to run it once on a handful of numbers. XLA's flags for that, and its defaults: five
-# times as fast. It refuses to start with a flag that it does not know, so the last two are for the version where they
-# were tried.
-HURRY = {"xla_backend_optimization_level": (0, 3), "xla_llvm_disable_expensive_passes": (True, False)}
+# times as fast. It refuses to start with a flag that it does not know, and only the oldest version knows the last one.
+HURRY = {
+    "xla_backend_optimization_level": (0, 3),
+    "xla_llvm_disable_expensive_passes": (True, False),
+    "xla_cpu_parallel_codegen_split_count": (1, 32),
+}
 if version("jaxlib").startswith("0.10."):
-    HURRY |= {"xla_cpu_use_fusion_emitters": (False, True), "xla_cpu_parallel_codegen_split_count": (1, 32)}
+    HURRY["xla_cpu_use_fusion_emitters"] = (False, True)
 
 # A worker imports JAX for itself: seconds, and half a gigabyte.
 MOST_WORKERS = 8

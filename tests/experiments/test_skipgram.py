@@ -190,7 +190,7 @@ def test_a_long_training_is_saved_on_the_way(capsys, tmp_path, corpus, monkeypat
 
     monkeypatch.setattr(Checkpoints, "save", told)
     monkeypatch.setattr(skipgram, "SAVE_EVERY", 0.0)
-    code, _, err = run(capsys, *settings(corpus, tmp_path))
+    code, _, err = run(capsys, *settings(corpus, tmp_path), "--epochs=3")
     assert code == 0, err
     assert saved[:2] == [1, 2]
     assert saved[-1] == json.loads((tmp_path / "run" / "result.json").read_text())["steps"]
