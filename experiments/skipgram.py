@@ -109,12 +109,13 @@ def main(config: SkipGram, run: "Run") -> None:
     from rnn_jax.data.keyed_vectors import KeyedVectors, save_word2vec
     from rnn_jax.data.words import check_writable
     from rnn_jax.models.word_vectors import WordVectors
+    from rnn_jax.training.files import replaced
 
     if config.export is not None:
         # Before training, not after.
         check_writable(config.export)
     # A run that has begun needs the one that it started from no more.
-    fresh = not run.resumed
+    fresh = not (run.resumed and (run.path / COUNTS).exists())
     before = previous(config.init_from) if config.init_from is not None and fresh else None
     corpus = read_corpus(config, None if before is None else before[1], None if fresh else kept_lexicon(run))
     vocabulary = corpus.lexicon.vocabulary
@@ -133,7 +134,8 @@ def main(config: SkipGram, run: "Run") -> None:
         )
     start = None if before is None else carry_over(before[0], model, vocabulary.symbols, config.seed)
     run.begin(model=model, vocabulary=vocabulary, data=describe_data(config, corpus))
-    np.save(run.path / COUNTS, corpus.lexicon.counts)
+    with replaced(run.path / COUNTS) as temporary, temporary.open("wb") as file:
+        np.save(file, corpus.lexicon.counts)
     print(
         f"{config.corpus}: {corpus.words:,} words, {len(vocabulary):,} of them different and frequent enough; "
         f"run in {run.path}"
