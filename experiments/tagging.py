@@ -287,8 +287,9 @@ def hold_out(
     sentences: "list[TaggedSequence]", chosen: "Callable[[TaggedSequence], bool]"
 ) -> "tuple[list[TaggedSequence], list[TaggedSequence]]":
     """(the others, the chosen) in their order; a chosen one with a label that the others lack stays among them."""
-    known = {label for one in sentences if not chosen(one) for label in one.labels}
-    out = [chosen(one) and known.issuperset(one.labels) for one in sentences]
+    from rnn_jax.data import spare_rare
+
+    out = spare_rare([chosen(one) for one in sentences], [one.labels for one in sentences])
     sides = [[one for one, held in zip(sentences, out, strict=True) if held == side] for side in (False, True)]
     return sides[0], sides[1]
 
@@ -384,9 +385,10 @@ def _lengthened(batch: Mapping[str, Any], shortest: int = 16) -> dict[str, Any]:
     }
 
 
-def span_labels(labels: Iterable[str]) -> list[str]:
+def span_labels(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
     """Labels as seqeval knows them, which has E for the last word of a span (L), S for a span of one word (U)."""
-    return [{"L": "E", "U": "S"}.get(label[0], label[0]) + label[1:] for label in labels]
+    known = {"L": "E", "U": "S"}
+    return [[known.get(label[0], label[0]) + label[1:] for label in labels] for labels in sentences]
 
 
 def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -397,17 +399,15 @@ def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     if all(SPAN.fullmatch(label) for label in set(chain(*truth, *predicted))):
         # Any: its annotations know neither tuples nor the number that zero_division takes.
         metrics: Any = importlib.import_module("seqeval.metrics")
-        spans = [[span_labels(labels) for labels in side] for side in (truth, predicted)]
-        found["f1"] = float(metrics.f1_score(*spans, zero_division=0))
+        found["f1"] = float(metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0))
     return found | {"error": 1 - list(found.values())[-1]}
 
 
 def report(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[str]]) -> str:
     """Precision, recall and F1 of each kind of span, as a table."""
-    truth = [list(one.labels) for one in sequences]
     metrics: Any = importlib.import_module("seqeval.metrics")
-    spans = [[span_labels(labels) for labels in side] for side in (truth, predicted)]
-    return metrics.classification_report(*spans, digits=4, zero_division=0)
+    truth = span_labels(one.labels for one in sequences)
+    return metrics.classification_report(truth, span_labels(predicted), digits=4, zero_division=0)
 
 
 def predict(config: Tagging, run: "Run") -> None:

@@ -133,17 +133,18 @@ def translate_lines(config: Any, run: "Run") -> None:
     source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
     target = Side(loaded.vocabulary["target"], tokens)
     translator = Translator(config, loaded.model, loaded.params, source, target)
-    unfinished, best = 0, ""
+    unfinished, best = 0, None
     for sentences in _requests(config):
         for found in translator(sentences):
             _show(found, config.n_best)
-            best = found[0].text if found else ""
-            unfinished += not all(one.finished for one in found[:1])
+            best = found[0] if found else None
+            unfinished += best is not None and not best.finished
     if unfinished:
         print(f"cut off at --max_length={config.max_length} symbols: {unfinished:,}", file=sys.stderr)
-    if config.translate is not None and config.attention != "none":
+    if config.translate is not None and best is not None and config.attention != "none":
         # Not the picture of the run itself.
-        print(plot_attention_of(translator, config.translate, best, run.path / "translation.png"), file=sys.stderr)
+        image = run.path / "translation.png"
+        print(plot_attention_of(translator, config.translate, best.text, image), file=sys.stderr)
 
 
 def _requests(config: Any) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from rnn_jax.data.labelled import LabelledTexts, read_labelled
 from rnn_jax.data.labelled_sets import LABELLED_SETS, load_labelled_set
 from rnn_jax.data.memory_tasks import MemoryBatch, MemoryBatches
 from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
-from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
+from rnn_jax.data.padded import PaddedBatches, is_held_out, pad, spare_rare
 from rnn_jax.data.pairs import Pairs, hold_out, limit_length, make_pairs, read_parallel, read_tsv
 from rnn_jax.data.series import SeriesBatches, Table, generated_table, mackey_glass, read_table
 from rnn_jax.data.splitting import split_words, word_pieces
@@ -77,6 +77,7 @@ __all__ = [
     "read_tsv",
     "save_word2vec",
     "set_marks_apart",
+    "spare_rare",
     "split_words",
     "stdin_lines",
     "windows",

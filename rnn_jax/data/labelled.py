@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rnn_jax.data.corpora import read_text
 from rnn_jax.data.errors import DataError
-from rnn_jax.data.padded import is_held_out
+from rnn_jax.data.padded import is_held_out, spare_rare
 
 # The names of the columns of a CSV file where none are given.
 TEXT_COLUMN, LABEL_COLUMN = "text", "label"
@@ -124,9 +124,7 @@ def hold_out(examples: LabelledTexts, argument: str = "dev") -> tuple[LabelledTe
     Raises:
         DataError: too few examples for either part.
     """
-    chosen = [is_held_out(text) for text in examples.texts]
-    known = {label for label, out in zip(examples.labels, chosen, strict=True) if not out}
-    held = [out and label in known for label, out in zip(examples.labels, chosen, strict=True)]
+    held = spare_rare([is_held_out(text) for text in examples.texts], [(label,) for label in examples.labels])
     if all(held) or not any(held):
         raise DataError(
             f"{argument}: expected enough texts to hold out a tenth, found {len(examples)} in {examples.name!r}"

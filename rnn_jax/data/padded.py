@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -168,3 +168,14 @@ def is_held_out(key: str, fraction: float = 0.1) -> bool:
     """
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def spare_rare(chosen: Sequence[bool], labels: Sequence[Iterable[str]]) -> list[bool]:
+    """Which of the chosen examples can be held out: not one with a label that none of the others has.
+
+    Args:
+        chosen: [N].
+        labels: the labels of each of the N examples.
+    """
+    known = {label for of_one, out in zip(labels, chosen, strict=True) if not out for label in of_one}
+    return [out and known.issuperset(of_one) for of_one, out in zip(labels, chosen, strict=True)]

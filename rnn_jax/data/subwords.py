@@ -86,8 +86,6 @@ class Subwords:
 
     def encode(self, text: str, argument: str = "text") -> np.ndarray:
         """The ids, int32 [N], of the subwords of `text`; `argument` is there for the interface alone."""
-        # A byte of a command line that was not UTF-8 arrives as half a character, which the tokenizer refuses.
-        text = text.encode("utf-8", "replace").decode("utf-8")
         lines = self._tokenizer.encode_batch(text.split("\n"), add_special_tokens=False)
         end = self.index[END_OF_LINE]
         ids: list[int] = []

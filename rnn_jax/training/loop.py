@@ -40,8 +40,11 @@ class NonFinite(Exception):
 
     def __init__(self, step: int, loss: float, grad_norm: float, *, saved: int | None):
         what = f"the norm of the gradient is {grad_norm}" if math.isfinite(loss) else f"the loss is {loss}"
-        kept = {None: "nothing is saved", step - 1: "the state before it is saved"}
-        super().__init__(f"step {step}: {what}; {kept.get(saved, f'the state after step {saved} is saved')}")
+        if saved is None:
+            kept = "nothing"
+        else:
+            kept = "the state before it" if saved == step - 1 else f"the state after step {saved}"
+        super().__init__(f"step {step}: {what}; {kept} is saved")
         self.step = step
 
 
