@@ -161,7 +161,7 @@ class Side:
             # A limit makes room for a symbol that stands for unknown characters.
             limit = config.vocab_size or 0x110000
             vocabulary = Vocabulary.from_text(text, tokens, limit, config.min_count)
-            if "\n" not in vocabulary.index:
+            if vocabulary.unknown is not None and vocabulary.encode("\n")[0] == vocabulary.index[vocabulary.unknown]:
                 raise FlagError(
                     f"--vocab_size, --min_count: expected to keep the end of a line among the symbols, which ends "
                     f"{len(lines):,} sentences, found {len(vocabulary):,} others more frequent"

@@ -273,6 +273,14 @@ def test_a_side_reads_symbols_in_the_order_asked_for_and_blanks_around_them_neve
     assert backwards.decode(reversed_) == forwards.decode(read) == "a b"
 
 
+@pytest.mark.parametrize("tokens", ["word", "char", "bpe"])
+def test_a_sentence_ends_with_a_symbol_of_its_own(tokens):
+    side = Side.learn(Seq2SeqConfig(task="copy", tokens=tokens, vocab_size=30), ["a b c", "b, c a."])
+    (read,) = side.encode(["b c a"])
+    assert (read == side.end).tolist() == [False] * (len(read) - 1) + [True]
+    assert side.decode(read) == "b c a"
+
+
 def test_the_end_of_a_line_is_never_left_out():
     config = Seq2SeqConfig(task="copy", tokens="char", vocab_size=3)
     with pytest.raises(FlagError, match="--vocab_size, --min_count: expected to keep the end of a line"):
