@@ -139,13 +139,16 @@ def die_and_resume(folder, deaths, seed):
     """Kill a run at random moments; each time it must go on from where it had got, or further."""
     chance = random.Random(seed)
     reached = 0
-    for _ in range(deaths):
+    for death in range(deaths):
         process = start("--steps=120", "--workdir=run", *SLOW, folder=folder)
         goal = reached + chance.randint(5, max(6, 100 // deaths))
         wait_for(lambda goal=goal: steps_logged(folder) >= goal, process)
         time.sleep(chance.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         code, _, errors = finish(process)
+        if code == 0 and death >= 2:
+            # On a busy machine it may come to its end before it is killed so many times.
+            break
         assert code == -signal.SIGKILL, errors
         first = errors.splitlines()[0]
         if first.startswith("resuming"):
