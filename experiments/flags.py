@@ -10,7 +10,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags as absl_flags
 
@@ -48,7 +48,7 @@ class Flag:
         choices: the texts allowed; a Literal type says so itself.
         placeholder: what --help shows after the = sign, such as PATH; None: told from the type.
         check: raises ValueError where a value given is not good; called after all flags are read.
-        free: whether a resumed run may be given another value.
+        free: whether a resumed run may be given another value; "used": only one that a mode flag uses as it is.
         stored: whether it is part of the run's configuration; else it concerns this one command.
         mode: whether giving it means to use a trained run without training.
     """
@@ -61,7 +61,7 @@ class Flag:
     choices: tuple[str, ...] | None = None
     placeholder: str | None = None
     check: Callable[[Any], Any] | None = None
-    free: bool = False
+    free: bool | Literal["used"] = False
     stored: bool = True
     mode: bool = False
 
@@ -121,7 +121,10 @@ COMMON: dict[str, Flag] = {
     "epochs": Flag("end after this many epochs", _TRAINING, above=0, free=True),
     "max_seconds": Flag("end after this many seconds of compilation and training", _TRAINING, above=0, free=True),
     "patience": Flag("end after this many evaluations in a row without a new best", _TRAINING, minimum=1),
-    "seed": Flag("seed of the parameters, the data order and dropout", _TRAINING, minimum=0, maximum=2**32 - 1),
+    # What does not train may draw from another seed.
+    "seed": Flag(
+        "seed of the parameters, the data order and dropout", _TRAINING, minimum=0, maximum=2**32 - 1, free="used"
+    ),
     "workdir": Flag("folder of the run; one that holds a run resumes it", _RUN, placeholder="PATH", stored=False),
     "init_from": Flag("folder of a run whose parameters a new run starts from", _RUN, placeholder="PATH"),
     "devices": Flag("number of devices, of all that are visible", _RUN, minimum=1, free=True),
@@ -286,9 +289,11 @@ def stored(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(type(config)) if field.flag.stored}
 
 
-def free(config_class: type) -> frozenset[str]:
-    """The names of the fields that a resumed run may change."""
-    return frozenset(field.name for field in fields(config_class) if field.flag.free)
+def free(config_class: type, *, used: bool = False) -> frozenset[str]:
+    """The names of the fields that a resumed run may change; `used`: one that is not trained any further."""
+    return frozenset(
+        field.name for field in fields(config_class) if field.flag.free is True or (used and field.flag.free)
+    )
 
 
 def restored(config: Config, values: dict[str, Any]) -> Config:

@@ -117,11 +117,8 @@ def _open_run(name: str, parsed: flags.Parsed) -> Any:
             raise flags.FlagError(f"--{mode}: expected the folder of one run as --workdir and no --sweep, found both")
         if workdir is None:
             raise flags.FlagError(f"--{mode}: expected a trained run as --workdir, found none")
-    config, free = flags.stored(parsed.config), flags.free(type(parsed.config))
-    if parsed.modes:
-        # What does not train may draw from another seed.
-        free |= {"seed"}
-    run = open_run(name, config, given=parsed.given, free=free, workdir=workdir)
+    free = flags.free(type(parsed.config), used=bool(parsed.modes))
+    run = open_run(name, flags.stored(parsed.config), given=parsed.given, free=free, workdir=workdir)
     if parsed.modes and not run.resumed:
         raise flags.FlagError(f"--workdir: expected a trained run, found none in {workdir}")
     return run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, flag
+from experiments.flags import FlagError, checked, fields, flag
 from experiments.runner import run_experiment
 from experiments.seq2seq_data import Side, load_corpus, task_of, tokens_of
 from experiments.translation_scores import exact_match_by_length, score
@@ -64,7 +64,7 @@ class Seq2SeqConfig(TrainingConfig):
     )
     min_count: int = flag(1, "leave out words or characters that occur less often in training", minimum=1)
     reverse_source: bool = flag(False, "read the source backwards")
-    max_length: int = flag(100, "most symbols of a training sentence, and of a translation", minimum=1)
+    max_length: int = flag(100, "most symbols of a training sentence, and of a translation", minimum=1, free="used")
     long: Literal["drop", "cut"] = flag("drop", "what to do with longer training sentences")
     buckets: int = flag(4, "lengths to which batches are padded; each is a compilation", minimum=1)
     label_smoothing: float = flag(
@@ -129,7 +129,9 @@ class Seq2SeqConfig(TrainingConfig):
 
 def main(config: Seq2SeqConfig, run: "Run") -> None:
     """Train, evaluate and decode; or use a trained run."""
-    modes = [name for name in ("translate", "translate_file", "bleu_of") if getattr(config, name) is not None]
+    modes = [
+        field.name for field in fields(type(config)) if field.flag.mode and getattr(config, field.name) is not None
+    ]
     if len(modes) > 1:
         raise FlagError(f"--{modes[1]}: expected one thing to do with the run, found --{modes[0]} too")
     if config.n_best > config.beam_size:
@@ -225,7 +227,8 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     )
 
     translator = Translator(config, model, trained.params, source, target)
-    hypotheses = [found[0].text for found in translator(corpus.test.source)]
+    translations = [found[0] for found in translator(corpus.test.source)]
+    hypotheses = [translation.text for translation in translations]
     _write_lines(run, HYPOTHESES, hypotheses)
     _write_lines(run, REFERENCES, corpus.test.target)
     scores = score(hypotheses, corpus.test.target)
@@ -242,7 +245,7 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
         print(f"--- {sentence}\n    {hypothesis}\n    {reference}")
     if config.attention != "none":
         drawn = _worth_drawing(corpus.test.source, source)
-        translation = hypotheses[corpus.test.source.index(drawn)]
+        translation = translations[corpus.test.source.index(drawn)]
         print(plot_attention_of(translator, drawn, translation, run.path / "attention.png"))
     if task_of(config)[0] in ("reverse", "copy"):
         plot_lengths(run, exact_match_by_length(corpus.test.source, hypotheses, corpus.test.target))

@@ -11,6 +11,8 @@ from experiments.translation_scores import score
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+
     from rnn_jax.models import Seq2Seq
     from rnn_jax.training.run import Run
 
@@ -24,10 +26,12 @@ DECODE_BATCH, DECODE_BUCKETS, DECODE_MULTIPLE = 64, 3, 16
 class Translation(NamedTuple):
     """One translation of a sentence, with its log-probability in nats and the score of the search.
 
-    `finished` is False where it was cut off at the greatest length.
+    `symbols` are the numbers that the decoder wrote, the end among them; `finished` is False where it was cut off at
+    the greatest length.
     """
 
     text: str
+    symbols: "np.ndarray"
     log_prob: float
     score: float
     finished: bool
@@ -83,7 +87,8 @@ class Translator:
         return [
             [
                 Translation(
-                    self.target.decode(best.tokens[: best.lengths[rank, column], rank, column]),
+                    self.target.decode(written := best.tokens[: best.lengths[rank, column], rank, column]),
+                    written,
                     float(best.log_probs[rank, column]),
                     float(best.scores[rank, column]),
                     bool(best.finished[rank, column]),
@@ -95,7 +100,7 @@ class Translator:
         ]
 
 
-def plot_attention_of(translator: Translator, sentence: str, translation: str, image: "Path") -> str:
+def plot_attention_of(translator: Translator, sentence: str, translation: Translation, image: "Path") -> str:
     """Draw where the decoder looks while it writes a translation; returns what to say of it."""
     import jax
     import jax.numpy as jnp
@@ -104,8 +109,7 @@ def plot_attention_of(translator: Translator, sentence: str, translation: str, i
     from rnn_jax.training.sequence_plots import plot_attention
 
     source, target = translator.source, translator.target
-    read = source.encode([sentence])[0]
-    written = target.encode([translation])[0]
+    read, written = source.encode([sentence])[0], translation.symbols
     if max(len(read), len(written)) > MOST_DRAWN:
         return f"no attention map: expected at most {MOST_DRAWN} symbols, found {max(len(read), len(written))}"
     weights = attention_weights(
@@ -144,7 +148,7 @@ def translate_lines(config: Any, run: "Run") -> None:
     if config.translate is not None and best is not None and config.attention != "none":
         # Not the picture of the run itself.
         image = run.path / "translation.png"
-        print(plot_attention_of(translator, config.translate, best.text, image), file=sys.stderr)
+        print(plot_attention_of(translator, config.translate, best, image), file=sys.stderr)
 
 
 def _requests(config: Any) -> Iterator[list[str]]:

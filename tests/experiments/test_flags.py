@@ -134,7 +134,9 @@ def test_what_is_stored_and_what_is_free():
     assert {"prompt", "sample", "workdir"}.isdisjoint(stored)
     assert stored["widths"] == (1, 2)
     assert flags.free(Config) >= {"steps", "epochs", "max_seconds", "eval_every", "checkpoint_every", "sample_every"}
-    assert "learning_rate" not in flags.free(Config)
+    assert {"learning_rate", "seed"}.isdisjoint(flags.free(Config))
+    # What does not train may draw from another seed.
+    assert flags.free(Config, used=True) == flags.free(Config) | {"seed"}
 
 
 def test_restored_from_json():

@@ -140,6 +140,11 @@ def test_translating_does_not_train(trained, files, tmp_path, stdin):
     assert len(lines) == 4
     stdin(request.read_text())
     assert seq2seq(f"--workdir={run}", "--translate_file=-")[1] == out_file
+    # What is only used need not keep to the length that training kept to.
+    code, longer, err = seq2seq(f"--workdir={run}", "--translate=two red dog.", "--max_length=30")
+    assert (code, bool(longer.strip())) == (0, True), err
+    code, _, err = seq2seq(f"--workdir={run}", "--max_length=30")
+    assert (code, "max_length (25 in the run, 30 now)" in err) == (2, True)
     assert read(run, "result.json") == before
 
 
