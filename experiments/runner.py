@@ -16,6 +16,10 @@ from experiments import flags, several
 _BAD_INPUT, _FAILED = 2, 1
 
 
+class _Terminated(BaseException):
+    """SIGTERM where nothing holds it back, as `rnn_jax.training.signals.SignalCatcher` does in the training loop."""
+
+
 def run_experiment(
     name: str, config_class: type, main: Callable[[Any, Any], None], arguments: Sequence[str] | None = None
 ) -> NoReturn:
@@ -35,16 +39,15 @@ def run_experiment(
         main: trains, or does what a mode flag asks.
         arguments: the command line; None: this process's.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts may hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(name, config_class, main, sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        code = 128 + signal.SIGINT
+    except (KeyboardInterrupt, _Terminated) as stop:
+        code = _say(name, "stopped", 128 + _number(stop))
     except BrokenPipeError:
         # The reader of our output has gone; so that the interpreter's last flush does not complain:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +55,14 @@ def run_experiment(
     if code and several.joined():
         several.leave(code)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+def _number(stop: BaseException) -> int:
+    return signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
 
 
 def _run(name: str, config_class: type, main: Callable[[Any, Any], None], arguments: Sequence[str]) -> int:
@@ -93,8 +104,16 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
         return _say(name, f"{error}; a smaller {lower} may help", _FAILED)
     except Interrupted as error:
-        workdir = shlex.quote(str(run.shared or run.path)) if run else ""
-        return _say(name, f"{error}; resume: python -m {program} --workdir={workdir}", 128 + error.signal_number)
+        return _say(name, f"{error}; {_how_to_resume(program, run)}", 128 + error.signal_number)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        if run is None or parsed.modes:
+            raise
+        run.discard()
+        if not ((run.shared or run.path) / "config.json").exists():
+            raise
+        number = _number(stop)
+        told = f"stopped by {signal.Signals(number).name}; {_how_to_resume(program, run)}"
+        return _say(name, told, 128 + number)
     except Exception as error:
         if not several.joined():
             raise
@@ -106,6 +125,10 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     finally:
         if run is not None:
             run.discard()
+
+
+def _how_to_resume(program: str, run: Any) -> str:
+    return f"resume: python -m {program} --workdir={shlex.quote(str(run.shared or run.path))}"
 
 
 def _open_run(name: str, parsed: flags.Parsed) -> Any:

@@ -457,8 +457,17 @@ def predict(config: Sentiment, run: "Run") -> None:
         named = [
             (f"--predict_file: {config.predict_file!r}, line {number}", line) for number, line in enumerate(lines, 1)
         ]
+        # Before the first answer, not after the last but one.
+        check_texts(named)
         for start in range(0, len(named), AT_ONCE):
             label(named[start : start + AT_ONCE], loaded, encoder)
+
+
+def check_texts(texts: Sequence[tuple[str, str]]) -> None:
+    """Refuse an empty text among (place, text)."""
+    for place, text in texts:
+        if not text.strip():
+            raise FlagError(f"{place}: expected a text, found an empty one")
 
 
 def label(texts: Sequence[tuple[str, str]], loaded: "LoadedRun", encoder: "TextEncoder") -> None:
@@ -467,9 +476,7 @@ def label(texts: Sequence[tuple[str, str]], loaded: "LoadedRun", encoder: "TextE
 
     from rnn_jax.data import pad
 
-    for place, text in texts:
-        if not text.strip():
-            raise FlagError(f"{place}: expected a text, found an empty one")
+    check_texts(texts)
     sequences = encoder.encode([text for _, text in texts])
     # Few different lengths, because each costs a compilation.
     length = max(8, 1 << (max(map(len, sequences["tokens"])) - 1).bit_length())

@@ -139,7 +139,7 @@ def main(config: Seq2SeqConfig, run: "Run") -> None:
     if config.coverage_penalty and config.attention == "none":
         raise FlagError("--coverage_penalty: expected a model with attention, found --attention=none")
     if config.bleu_of is not None:
-        score_file(config.bleu_of, run)
+        score_file(config.bleu_of, run, config.lowercase)
     elif config.translate is not None or config.translate_file is not None:
         translate_lines(config, run)
     else:

@@ -174,7 +174,7 @@ def _show(found: list[Translation], n_best: int) -> None:
         print(f"{rank}\t{one.score:.4f}\t{one.log_prob:.4f}\t{one.text}", flush=True)
 
 
-def score_file(path: str, run: "Run") -> None:
+def score_file(path: str, run: "Run", lowercase: bool) -> None:
     """Print the scores of a file of hypotheses against the references that a run was tested on."""
     from rnn_jax.data import read_text
 
@@ -182,4 +182,5 @@ def score_file(path: str, run: "Run") -> None:
     if not references.exists():
         raise FlagError(f"--workdir: expected a run that has been tested, found no {REFERENCES} in {run.path}")
     hypotheses, wanted = (read_text(one, "bleu_of").removesuffix("\n").split("\n") for one in (path, references))
-    print(score(hypotheses, wanted))
+    # As the references were when the run was tested.
+    print(score([line.lower() for line in hypotheses] if lowercase else hypotheses, wanted))

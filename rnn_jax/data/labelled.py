@@ -67,7 +67,7 @@ def read_labelled(
     - a folder: one folder a class, named after it, one file a text;
     - a file whose name ends in .csv, or any file where a column is named: comma-separated values (tab-separated, where
       the name ends in .tsv) under a header, with one column for the texts and one for the labels;
-    - any other file: one example a line, `label<TAB>text`.
+    - any other file: one example a line, `label<TAB>text`; blank lines may follow the last.
 
     Args:
         path: the file or folder.
@@ -158,7 +158,7 @@ def check_classes(train: LabelledTexts, others: dict[str, LabelledTexts]) -> tup
 
 
 def _read_lines(text: str, name: str, argument: str) -> Iterable[tuple[str, str, str]]:
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         label, tab, rest = line.partition("\t")
         place = f"{name!r}, line {number}"
         if not tab:
@@ -206,6 +206,9 @@ def _read_folder(name: str, argument: str) -> Iterable[tuple[str, str, str]]:
         raise DataError(f"{argument}: expected a folder for each class in the folder {name!r}, found none")
     for folder in folders:
         for path in visible(folder):
+            place = f"{str(path)!r}, line 1"
+            if path.stat().st_size == 0:
+                raise DataError(f"{argument}: expected a text, found an empty one in {place}")
             text = read_text(path, argument)
             # A text of many lines is one example: its line breaks are blanks like others.
-            yield folder.name, " ".join(text.split("\n")), f"{str(path)!r}, line 1"
+            yield folder.name, " ".join(text.split("\n")), place

@@ -15,7 +15,7 @@ def write(path, text):
 
 
 def test_lines_of_label_and_text(tmp_path):
-    path = write(tmp_path / "a.tsv", "good\tfine , as\tit is\r\nbad \tawful\n")
+    path = write(tmp_path / "a.tsv", "good\tfine , as\tit is\r\nbad \tawful\n\n\r\n")
     found = read_labelled(path)
     assert found.texts == ("fine , as\tit is", "awful")
     assert found.labels == ("good", "bad")
@@ -72,6 +72,7 @@ def test_a_folder_of_texts_for_each_class(tmp_path):
         ("a.csv", "text,label\n", "train: expected labelled texts, found none in '{}'"),
         ("a.csv", "text,kind\none,x\n", "label_column: expected one of the columns 'text', 'kind' of '{}', line 1"),
         ("a.csv", 'text,label\n"one" two,x\n', "train: expected CSV, found '{}', line 2"),
+        ("a.tsv", "\n\n", "train: expected 'label<TAB>text', found no tab in '{}', line 1: ''"),
         ("a.tsv", "", "train: expected a text, found nothing in '{}'"),
         ("a.tsv", b"x\t\xff\n", "train: expected UTF-8, found byte 0xff at offset 2 in '{}'"),
     ],
@@ -82,6 +83,14 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, message):
         read_labelled(path)
     assert message.format(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_of_a_folder_is_named(tmp_path):
+    write(tmp_path / "set" / "pos" / "a.txt", "nice")
+    path = write(tmp_path / "set" / "pos" / "b.txt", "")
+    with pytest.raises(DataError, match="expected a text, found an empty one in ") as error:
+        read_labelled(tmp_path / "set")
+    assert str(error.value).endswith(f"'{path}', line 1")
 
 
 def test_folders_that_hold_no_classes(tmp_path):

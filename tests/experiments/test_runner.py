@@ -135,6 +135,15 @@ def test_a_signal_ends_a_run_that_can_be_resumed(whole, tmp_path):
     assert without_times(tmp_path / "run") == without_times(whole[0])
 
 
+@pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_after_training_says_how_to_go_on(tmp_path, name, expected):
+    code, output, errors = run("--steps=2", "--workdir=run", f"--late_signal={name}", folder=tmp_path)
+    assert (code, output) == (expected, "")
+    assert errors.splitlines()[-1] == f"toy: stopped by {name}; resume: python -m experiments.toy --workdir=run"
+    assert run("--workdir=run", folder=tmp_path)[0] == 0
+    assert (tmp_path / "run" / "result.json").exists()
+
+
 def die_and_resume(folder, deaths, seed):
     """Kill a run at random moments; each time it must go on from where it had got, or further."""
     chance = random.Random(seed)

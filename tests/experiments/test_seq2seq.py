@@ -16,10 +16,12 @@ from experiments.runner import run_experiment
 from experiments.seq2seq import Seq2SeqConfig, main, make_loss
 from experiments.seq2seq_data import Side
 from experiments.translation_scores import score
+from experiments.translator import score_file
 from rnn_jax import losses
 from rnn_jax.models import Seq2Seq
 from rnn_jax.models.scheduled_sampling import sampled_logits
 from rnn_jax.models.seq2seq import shift
+from rnn_jax.training.run import Run
 
 WORDS = {"one": "ein", "two": "zwei", "red": "roter", "big": "großer", "dog": "Hund", "cat": "Kater"}
 SMALL = ["--hidden_size=8", "--embedding_size=4", "--batch_size=8", "--buckets=1", "--eval_every=none", "--warmup=0"]
@@ -158,6 +160,14 @@ def test_scoring_a_file_of_hypotheses(trained, files, tmp_path):
     assert f"BLEU {read(run, 'result.json')['metrics']['test_bleu']:.2f}" in out
     code, _, err = seq2seq(f"--workdir={run}", f"--bleu_of={files}/dev.de")
     assert (code, err) == (2, "seq2seq: --bleu_of: expected 6 lines, as many as there are references, found 8\n")
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_hypotheses_are_lower_cased_where_the_references_were(tmp_path, capsys, lowercase):
+    (tmp_path / "references.txt").write_text("ein hund.\n")
+    (tmp_path / "mine.txt").write_text("Ein Hund.\n")
+    score_file(str(tmp_path / "mine.txt"), Run(tmp_path, "seq2seq", {}), lowercase)
+    assert f"exact match {float(lowercase):.4f}" in capsys.readouterr().out
 
 
 def test_bleu_is_that_of_the_paper_by_hand():

@@ -1,6 +1,8 @@
 """An experiment as small as one can be: `python -m toy_experiment`, with the toy of tests/training."""
 
 import dataclasses
+import os
+import signal
 import sys
 
 from experiments.config import TrainingConfig
@@ -19,6 +21,7 @@ class Config(TrainingConfig):
     pause: float = flag(0.0, "seconds that every step waits", minimum=0, free=True)
     bad_step: int | None = flag(None, "number of a step whose loss is not a number", free=True)
     show: bool = flag(False, "print the learned table", mode=True, stored=False)
+    late_signal: str = flag("", "what comes after training", choices=("", "SIGINT", "SIGTERM"), stored=False)
     fail: str = flag("", "how to fail at once", choices=("", "data", "flag", "bug", "pipe"), stored=False)
 
 
@@ -70,6 +73,8 @@ def main(config, run):
         carry=jnp.zeros(()),
         carry_axis=None,
     )
+    if config.late_signal:
+        os.kill(os.getpid(), signal.Signals[config.late_signal])
     run.write_result(
         metrics=trained.metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameter_count(params)
     )
