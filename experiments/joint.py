@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.sweep import choose_method, cores
+from rnn_jax.sweep import bytes_needed, choose_method, cores, free_memory
 from rnn_jax.training.display import Display
 from rnn_jax.training.step import TrainStep
 
@@ -279,27 +279,6 @@ def _together(function: TrainStep) -> Callable[..., list[Any]]:
         return [jax.tree.map(lambda leaf, run=run: leaf[run], result) for run in range(len(arguments[0]))]
 
     return joint
-
-
-def bytes_needed(compiled: Any) -> int:
-    """The memory of a compiled program by XLA's own account; 0 where the backend keeps none."""
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        return 0
-    return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
-
-
-def free_memory() -> int:
-    """Bytes that may be used: of the first device where it tells, else of this machine."""
-    statistics = jax.devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return int(0.8 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            fields = dict(line.split(":") for line in lines)
-        return int(0.6 * 1024 * int(fields["MemAvailable"].split()[0]))
-    except (OSError, KeyError, ValueError):
-        return 2**31
 
 
 def halve(keep: float) -> Callable[[list[tuple[float, ...]]], list[bool]]:

@@ -3,6 +3,7 @@
 Write the equations of a cell as pure functions; `unroll` makes of them a fast, differentiable, maskable layer.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from rnn_jax import cells
@@ -29,9 +30,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # `load` brings Orbax and the models along, seconds that a script with cells alone need not spend.
+    # `load` brings Orbax and the models along, seconds that a script with cells alone need not spend; so do some of the
+    # subpackages.
     if name == "load":
         from rnn_jax.training.run import load
 
         return load
+    if name in ("crf", "data", "decoding", "layers", "losses", "models", "sweep", "training"):
+        return importlib.import_module(f"rnn_jax.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

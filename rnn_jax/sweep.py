@@ -1,6 +1,7 @@
 """Sweeps: one function for many settings of its arguments, as one program where they allow it."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 import os
@@ -19,6 +20,8 @@ Value = int | float | str
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _RANGE = re.compile(r"(-?\d+)\s*\.\.\s*(-?\d+)$")
 _CALL = re.compile(r"(log|lin)\((.*)\)$")
+# What is made of the letters of numbers, and is none.
+_NO_NUMBER = re.compile(r"(?=.*\d)[\d.+\-][\d.eE+\-\s]*$")
 
 # Under vmap what a recurrent loop keeps for its gradient, many times as large, leaves a CPU's caches, and its products
 # become batched ones: from about this many elements of a weight matrix on, runs by themselves are faster
@@ -130,26 +133,36 @@ def _axis(name: str, values: str, text: str, start: int) -> Axis:
             low, high, count = (float(number) for number in match.group(2).split(","))
         except ValueError:
             raise _error(f"expected {scale}(low,high,count)", text, place, stripped) from None
-        if count != int(count) or count < 1 or not low <= high or (scale == "log" and low <= 0):
+        finite = math.isfinite(low) and math.isfinite(high) and count.is_integer()
+        if not finite or count < 1 or not low <= high or (scale == "log" and low <= 0):
             positive = "0 < " if scale == "log" else ""
             raise _error(f"expected {scale}(low,high,count), {positive}low <= high, count >= 1", text, place, stripped)
         spaced = np.geomspace if scale == "log" else np.linspace
         return Axis(name, tuple(_rounded(float(value)) for value in spaced(low, high, int(count))), scale)
-    parts = [part.strip() for _, part in split_outside_parentheses(values, ",")]
     if values.count("(") != values.count(")"):
         raise _error("expected parentheses in pairs", text, place, stripped)
-    if "" in parts:
+    parts = list(split_outside_parentheses(values, ","))
+    if any(not part.strip() for _, part in parts):
         raise _error("expected values between commas", text, place, stripped)
-    return Axis(name, tuple(map(_value, parts)))
+    return Axis(name, tuple(_value(part, text, start + offset) for offset, part in parts))
 
 
-def _value(text: str) -> Value:
+def _value(part: str, text: str, start: int) -> Value:
+    found = part.strip()
+    place = start + len(part) - len(part.lstrip())
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(found)
         except ValueError:
             continue
-    return text
+        if not math.isfinite(number):
+            raise _error("expected a finite number", text, place, found)
+        return number
+    if _NO_NUMBER.match(found):
+        raise _error("expected a number, or a range of whole numbers such as 0..3 by itself", text, place, found)
+    if found.lower().startswith(("log(", "lin(")):
+        raise _error("expected log(low,high,count) or lin(low,high,count) by itself", text, place, found)
+    return found
 
 
 def _rounded(value: float) -> float:
@@ -193,9 +206,12 @@ def sweep(
             each; "auto": see `choose_method`.
         static: names to be handed over untraced.
 
+    Under "vmap", runs that would need more memory than is free go off in chunks.
+
     Raises:
         SpaceError: a text that is no space.
-        ValueError: an unknown method.
+        ValueError: an unknown method; a name that the function, or for `static` the space, does not have; a traced
+            name that decides a shape or a branch.
 
     >>> found = sweep(lambda x, power: x**power, "x=1..3;power=2,3", static=["power"])
     >>> found.results.tolist()
@@ -204,6 +220,7 @@ def sweep(
     if isinstance(space, str):
         space = Space.parse(space)
     settings = space.grid() if isinstance(space, Space) else [dict(setting) for setting in space]
+    _check_names(function, settings, static)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, setting in enumerate(settings):
         fixed = tuple((n, v) for n, v in setting.items() if n in static or isinstance(v, str))
@@ -211,11 +228,53 @@ def sweep(
     order, parts = [], []
     for fixed, members in groups.items():
         traced = [name for name in settings[members[0]] if name not in dict(fixed)]
-        arguments = {name: jnp.asarray([settings[number][name] for number in members]) for name in traced}
-        parts.append(_run(lambda chosen, fixed=fixed: function(**dict(fixed), **chosen), arguments, members, method))
+        arguments = {name: _stacked([settings[number][name] for number in members]) for name in traced}
+        try:
+            parts.append(
+                _run(lambda chosen, fixed=fixed: function(**dict(fixed), **chosen), arguments, members, method)
+            )
+        except TypeError as error:
+            if not isinstance(error, _UNTRACEABLE) and "concrete" not in str(error):
+                raise
+            names = ", ".join(traced)
+            raise ValueError(
+                f"static: expected those of the names {names} that decide a shape or a branch of the function, found "
+                f"{list(static)}: {str(error).splitlines()[0]}"
+            ) from error
         order += members
     places = np.argsort(order)
     return SweepResult(settings, jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts))
+
+
+_UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _check_names(function: Callable[..., Any], settings: list[dict[str, Value]], static: Sequence[str]) -> None:
+    names = dict.fromkeys(name for setting in settings for name in setting)
+    for name in static:
+        if name not in names:
+            raise ValueError(f"static: expected names of the space, {', '.join(names)}, found {name!r}")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # not every callable tells
+        return
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"space: expected arguments of the function, {', '.join(known)}, found {name!r}")
+
+
+def _stacked(values: list[Value]) -> jax.Array:
+    array = np.asarray(values)
+    # A seed may have all 32 bits.
+    large = array.dtype.kind == "i" and array.size and array.min() >= 0 and 2**31 <= array.max() < 2**32
+    return jnp.asarray(array, jnp.uint32) if large else jnp.asarray(values)
 
 
 def _run(function: Callable[[Any], Any], arguments: Any, members: list[int], method: str | int) -> Any:
@@ -227,7 +286,33 @@ def _run(function: Callable[[Any], Any], arguments: Any, members: list[int], met
         method = choose_method(function, jax.tree.map(lambda leaf: leaf[0], arguments))
     if method == "devices":
         return _over_devices(function, arguments, count)
-    return jax.jit(over_runs(function, method))(arguments)
+    program = jax.jit(over_runs(function, method)).lower(arguments).compile()
+    chunk = count
+    while method == "vmap" and chunk > 1 and bytes_needed(program) > free_memory():
+        chunk = -(-chunk // 2)
+        program = jax.jit(over_runs(function, chunk)).lower(arguments).compile()
+    return program(arguments)
+
+
+def bytes_needed(compiled: Any) -> int:
+    """The memory of a compiled program by XLA's own account; 0 where the backend keeps none."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def free_memory() -> int:
+    """Bytes that may be used: of the first device where it tells, else of this machine."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return int(0.8 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":") for line in lines)
+        return int(0.6 * 1024 * int(fields["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return 2**31
 
 
 def over_runs(function: Callable[..., Any], method: str | int) -> Callable[..., Any]:

@@ -51,6 +51,18 @@ def test_random_settings_fill_the_intervals():
         ("seed=0;a= log(0,2,3)", "0 < low <= high, count >= 1 at character 11"),
         ("a=lin(2,1,3)", "low <= high"),
         ("a=log(1,2,2.5)", "count"),
+        ("a=log(1,2,inf)", "count >= 1 at character 3"),
+        ("a=log(1,2,nan)", "count >= 1 at character 3"),
+        ("a=lin(1,inf,3)", "low <= high"),
+        ("seed=0...3", "range of whole numbers such as 0..3 by itself at character 6 of 'seed=0...3', found '0...3'"),
+        ("a=0.1..0.5", "range of whole numbers"),
+        ("a=0..", "range of whole numbers"),
+        ("a=5, 0..2", "by itself at character 6 of 'a=5, 0..2', found '0..2'"),
+        ("a=1 2", "expected a number"),
+        ("a=1,log(1,2,3)", r"log\(low,high,count\) or lin\(low,high,count\) by itself at character 5"),
+        ("a=LOG(1,2,3)", "by itself at character 3"),
+        ("a=1,nan", "expected a finite number at character 5"),
+        ("a=-inf", "expected a finite number"),
         ("a=3..1", "from the smaller to the larger number"),
         ("a=gru(reset=before", "parentheses in pairs"),
     ],
@@ -91,6 +103,47 @@ def test_one_program_for_each_combination_of_static_values():
     found = sweep(function, "x=1.0,2.0,3.0;size=2,4;kind=a,b", static=["size"], method="vmap")
     assert sorted(traces) == [(2, "a"), (2, "b"), (4, "a"), (4, "b")]
     np.testing.assert_array_equal(found.results, [s["x"] * s["size"] for s in found.settings])
+
+
+def test_texts_may_look_like_much():
+    assert Space.parse("corpus=../a.txt,../b 2.txt;cell=lstm(forget_bias=1),e1").grid()[1] == {
+        "corpus": "../a.txt",
+        "cell": "e1",
+    }
+
+
+def test_names_that_the_function_does_not_have():
+    with pytest.raises(ValueError, match="space: expected arguments of the function, x, found 'y'"):
+        sweep(lambda x: x, "y=1..3")
+    with pytest.raises(ValueError, match="static: expected names of the space, x, found 'z'"):
+        sweep(lambda x: x, "x=1..3", static=["z"])
+    assert sweep(lambda **given: given["y"], "y=1..3").results.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("function", [lambda n, x: jnp.zeros(n).sum() + x, lambda n, x: x if n > 2 else -x])
+def test_a_traced_name_that_decides_a_shape_or_a_branch(function):
+    with pytest.raises(ValueError, match=r"static: expected those of the names n, x that decide a shape or a branch"):
+        sweep(function, "n=1..3;x=0.5,1.5")
+    assert sweep(function, "n=1..3;x=0.5,1.5", static=["n"]).results.shape == (6,)
+
+
+def test_an_error_of_the_function_itself_is_not_another():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        sweep(lambda x: x + "a", "x=1..3")
+
+
+def test_seeds_of_all_32_bits():
+    found = sweep(lambda seed: jax.random.bits(jax.random.key(seed)), "seed=4294967295,1")
+    assert found.results.tolist() == [int(jax.random.bits(jax.random.key(s))) for s in (np.uint32(4294967295), 1)]
+
+
+def test_more_memory_than_there_is_makes_chunks(monkeypatch):
+    chunks = []
+    monkeypatch.setattr("rnn_jax.sweep.over_runs", lambda f, m: chunks.append(m) or over_runs(f, m))
+    monkeypatch.setattr("rnn_jax.sweep.free_memory", lambda: 1)
+    found = sweep(lambda x: x * 2, "x=1..5", method="vmap")
+    assert found.results.tolist() == [2, 4, 6, 8, 10]
+    assert chunks == ["vmap", 3, 2, 1]
 
 
 def test_settings_that_differ_in_texts_alone():
