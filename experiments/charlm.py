@@ -89,6 +89,8 @@ class CharLM(TrainingConfig):
 
 def main(config: CharLM, run: "Run") -> None:
     """Train, evaluate and sample; or use a trained run."""
+    if config.sample and config.score is not None:
+        raise FlagError("--sample: expected one thing to do with the run, found --score too")
     if config.score is not None:
         score(config, run)
     elif config.sample:
@@ -163,9 +165,12 @@ def train_model(config: CharLM, run: "Run") -> None:
     def write(params: Any, step: int) -> str:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         text = vocabulary.decode(jax.device_get(sampler(config, model, params)(prompt, key)[1])[:, 0])
-        return f"--- sample after {step} steps ---\n{config.prompt}{text}\n---"
+        return f"--- sample after {step} steps ---\n{config.prompt}{glue(config)}{text}\n---"
 
     quick = evaluation_batches(ids["valid"], QUICK_STREAM, "valid")
+    if "test" in ids:
+        # Too short a text is to be known before training.
+        evaluation_batches(ids["test"], SHORTEST_STREAM, "test")
     trained = train(
         config,
         run,
@@ -193,6 +198,11 @@ def train_model(config: CharLM, run: "Run") -> None:
         metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameter_count(trained.params)
     )
     print(f"results and curves in {run.path}")
+
+
+def glue(config: CharLM) -> str:
+    """What stands between a prompt and its continuation."""
+    return " " if config.level == "word" and not config.prompt[-1:].isspace() else ""
 
 
 def encode_prompt(prompt: str, vocabulary: "Vocabulary") -> Any:
@@ -235,7 +245,7 @@ def stream_sample(config: CharLM, run: "Run") -> None:
     loaded = load(run.path)
     prompt = encode_prompt(config.prompt, loaded.vocabulary)
     draw = sampler(config, loaded.model, loaded.params, STREAMED_CHUNK)
-    print(config.prompt, end="", flush=True)
+    print(config.prompt, end=glue(config), flush=True)
     carry, left, key = None, config.sample_length, jax.random.key(config.seed)
     while left > 0:
         key, chunk_key = jax.random.split(key)

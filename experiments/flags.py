@@ -73,9 +73,13 @@ def flag(default: Any, help: str, **options: Any) -> Any:
 
 def _check_cell(text: str) -> None:
     # Imported here: most command lines that are wrong are so without the seconds that JAX takes.
-    from rnn_jax.cells import make
+    from rnn_jax.cells import check
 
-    make(text, 1)
+    try:
+        check(text)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if message.startswith("cell:") else f"cell: {message}") from None
 
 
 def _check_sweep(text: str) -> None:

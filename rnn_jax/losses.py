@@ -37,6 +37,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1), found {label_smoothing}")
+    logits = _single(logits)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if label_smoothing:
         uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
@@ -44,6 +45,11 @@ def cross_entropy(
     if mask is None:
         return losses.sum(), jnp.asarray(losses.size, losses.dtype)
     return jnp.where(mask, losses, 0).sum(), mask.sum(dtype=losses.dtype)
+
+
+def _single(array: Array) -> Array:
+    """At least float32: fewer bits could not even count a batch."""
+    return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
 
 
 def squared_error(
@@ -61,7 +67,7 @@ def squared_error(
     Returns:
         (L, N); the mean squared error is L / N.
     """
-    squares = jnp.square(predictions - targets)
+    squares = jnp.square(_single(predictions - targets))
     if mask is None:
         return squares.sum(), jnp.asarray(squares.size, squares.dtype)
     counted = jnp.broadcast_to(mask[..., None], squares.shape)

@@ -44,7 +44,7 @@ def unroll(
             what T and the batch axes are.
         carry: the carry before the first step; None for the cell's initial carry.
         mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the
-            final carry is the state at the true end.
+            final carry is the state at the true end. For a bare function its axes say which are the batch.
         reset: [T, B] bool, True restores the cell's initial carry before that step (a bare function's: the carry that
             was given), even where the step is masked.
         reverse: run from the last step to the first; outputs[t] belongs to inputs[t].
@@ -70,20 +70,31 @@ def unroll(
     if not isinstance(cell, Cell):
         if carry is None:
             raise ValueError("carry: a bare function has no initial carry of its own; found None")
-        cell = _wrap(cell)
+        cell = _wrap(cell, _feature_ndim(inputs, reset if mask is None else mask))
+    # Lists, too.
+    mask, reset = (x if x is None or hasattr(x, "shape") else jnp.asarray(x) for x in (mask, reset))
     if method == "associative" and cell.coefficients is None:
         raise ValueError("method: 'associative' needs a cell that declares `coefficients`; this one does not")
     return _unroll(cell, params, inputs, carry, mask, reset, reverse, time_major, segment, gradient, method)
 
 
+def _feature_ndim(inputs: Inputs, condition: ArrayLike | None) -> int:
+    """How many axes of a bare function's inputs are features: those that `mask` or `reset` lacks, else the last."""
+    leaves = jax.tree.leaves(inputs)
+    batched = 1 if condition is None else jnp.ndim(condition)
+    most = jnp.ndim(leaves[0]) - batched if leaves else 1
+    return max(0, most if condition is not None else min(1, most))
+
+
 @functools.lru_cache(maxsize=256)
-def _wrap(function: CellFunction) -> Cell:
+def _wrap(function: CellFunction, feature_ndim: int) -> Cell:
     """One cell per function object, so that a second call does not compile again."""
 
     def nothing(*_: object) -> None:
         return None
 
-    return from_function(function, nothing, nothing)  # pyright: ignore[reportArgumentType]
+    cell = from_function(function, nothing, nothing)  # pyright: ignore[reportArgumentType]
+    return cell.replace(feature_ndim=feature_ndim)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
@@ -117,9 +128,9 @@ def _unroll(
     try:
         initial = cell.initial_carry(params, batch_shape)
     except Exception as error:
-        if carry is None:
+        if carry is None and not isinstance(error, KeyError | AttributeError):
             raise
-        raise ValueError(f"params: the cell's initial_carry does not take them: {error}") from error
+        raise ValueError(f"params: the cell's initial_carry does not take them: {error!r}") from error
     carry = initial if carry is None else carry
     reset_carry = carry if initial is None else initial
     _check_carry(cell, params, inputs, carry, initial, batch_ndim)
@@ -228,9 +239,19 @@ def _check_carry(
     def describe(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
 
-    if initial is not None and describe(initial) != describe(carry):
+    def alike(one: PyTree, other: PyTree) -> bool:
+        # A NamedTuple equals a tuple, and is another structure.
+        return jax.tree.structure(one) == jax.tree.structure(other) and describe(one) == describe(other)
+
+    if initial is not None and not alike(initial, carry):
         raise ValueError(f"carry: expected {describe(initial)}, found {describe(carry)}")
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
-    new_carry, _ = jax.eval_shape(cell, params, carry, first)
-    if describe(new_carry) != describe(carry):
+    try:
+        new_carry, _ = jax.eval_shape(cell, params, carry, first)
+    except TypeError as error:
+        if initial is None or "dot_general" not in str(error):
+            raise
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(inputs)]
+        raise ValueError(f"inputs: expected the width that params were made for, found shapes {shapes}") from error
+    if not alike(new_carry, carry):
         raise ValueError(f"carry: one step turns {describe(carry)} into {describe(new_carry)}; it must keep its form")

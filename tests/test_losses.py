@@ -64,6 +64,15 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softened_target():
         losses.cross_entropy(logits, targets, label_smoothing=1.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sums_and_counts_in_single_precision(dtype):
+    total, count = losses.cross_entropy(jnp.zeros((1001, 4), dtype), jnp.zeros(1001, jnp.int32))
+    assert (total.dtype, float(count)) == (jnp.float32, 1001)
+    assert float(total) == pytest.approx(1001 * math.log(4), rel=1e-6)
+    total, count = losses.squared_error(jnp.ones((1001, 3), dtype), jnp.zeros((1001, 3), dtype))
+    assert (float(total), float(count)) == (3003, 3003)
+
+
 def test_perplexity_beyond_a_float():
     assert losses.perplexity(math.log(7)) == pytest.approx(7)
     assert losses.perplexity(1e6) == math.inf

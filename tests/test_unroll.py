@@ -99,6 +99,23 @@ def test_a_bare_function_is_a_cell():
     jax.tree.map(np.testing.assert_allclose, outputs, expected)
 
 
+@pytest.mark.parametrize("features", [(), (2,), (2, 3, 1)])
+def test_the_mask_says_which_axes_of_a_bare_function_are_its_batch(features):
+    """Down to none at all, one number a step."""
+
+    def add(params, carry, x):
+        return carry + x, carry + x
+
+    inputs = jnp.arange(1.0, 5)[:, None] * jnp.ones((4, 2))
+    inputs = inputs.reshape(4, 2, *[1] * len(features)) * jnp.ones(features)
+    mask = np.array([[1, 1], [1, 0], [0, 1], [1, 1]], bool)
+    total, _ = unroll(add, {}, inputs, jnp.zeros((2, *features)), mask=mask)
+    np.testing.assert_array_equal(
+        total, np.broadcast_to(np.reshape([7.0, 8.0], (2, *[1] * len(features))), total.shape)
+    )
+    assert unroll(add, {}, jnp.arange(4.0), jnp.zeros(()))[1].tolist() == [0, 1, 3, 6]
+
+
 def test_a_bare_function_is_traced_once():
     traces = []
 
@@ -114,7 +131,20 @@ def test_a_bare_function_is_traced_once():
 
 def test_masks_may_be_numpy_arrays():
     mask = np.array([[True, False], [False, True], [True, True], [True, False]])
-    assert run(mask=mask) == run(mask=jnp.asarray(mask))
+    assert run(mask=mask) == run(mask=jnp.asarray(mask)) == run(mask=mask.tolist())
+
+
+def test_what_does_not_fit_a_cell_is_named():
+    cell = lstm(np.int64(3))
+    assert cell is lstm(3)
+    params, inputs = cell.init(jax.random.key(0), 2), jnp.ones((4, 1, 2))
+    zeros = jnp.zeros((1, 3))
+    with pytest.raises(ValueError, match=r"carry: expected LSTMCarry\(.*, found \('float32"):
+        unroll(cell, params, inputs, (zeros, zeros))
+    with pytest.raises(ValueError, match=r"inputs: expected the width that params were made for, found .*\[4, 1, 5\]"):
+        unroll(cell, params, jnp.ones((4, 1, 5)))
+    with pytest.raises(ValueError, match="params: the cell's initial_carry does not take them"):
+        unroll(cell, {}, inputs)
 
 
 def good_params():
@@ -318,6 +348,9 @@ def test_forward_mode_needs_the_plain_path():
 def test_public_names():
     assert Counter(rnn_jax.cells.CELLS) == Counter(rnn_jax.CELLS)
     assert callable(rnn_jax.unroll)
+    assert callable(rnn_jax.sweep.sweep)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rnn_jax.nothing  # noqa: B018
     for name, factory in rnn_jax.CELLS.items():
         assert getattr(rnn_jax, name) is factory
         assert isinstance(factory(4), Cell)

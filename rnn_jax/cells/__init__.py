@@ -3,8 +3,12 @@
 import ast
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from rnn_jax.cells.base import ACTIVATIONS, Cell, cell_factory, from_function, matmul
 from rnn_jax.cells.elman import ElmanCarry, elman
@@ -29,6 +33,7 @@ __all__ = [
     "JordanCarry",
     "LSTMCarry",
     "cell_factory",
+    "check",
     "draw_zoneout",
     "elman",
     "from_function",
@@ -77,6 +82,37 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         except ValueError:
             raise ValueError(f"cell: option {keyword.arg} of {name}: expected a word or a number") from None
     return name, options
+
+
+def check(text: str) -> None:
+    """Build the cell that `text` names and trace its parameters and one step, so that a bad option is known at once.
+
+    Raises:
+        ValueError: see `make`; an option of the wrong kind.
+    """
+
+    def one_step() -> Any:
+        cell = make(text, 2)
+        params = cell.init(jax.random.key(0), 2)
+        return cell(params, cell.initial_carry(params, (1,)), jnp.zeros((1, 2)))
+
+    parse(text)
+    try:
+        with warnings.catch_warnings():
+            # JAX warns of dtypes that it is not set to hold.
+            warnings.simplefilter("error")
+            jax.eval_shape(one_step)
+    except ValueError as error:
+        if ": expected" in str(error):
+            raise
+        raise _no_fit(text, error) from error
+    except (TypeError, UserWarning) as error:
+        raise _no_fit(text, error) from error
+
+
+def _no_fit(text: str, error: Exception) -> ValueError:
+    found = str(error).strip().partition("\n")[0]
+    return ValueError(f"cell: expected options that fit together, found {text!r}: {found}")
 
 
 def make(text: str, hidden_size: int, **options: Any) -> Cell:

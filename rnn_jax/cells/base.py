@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from rnn_jax.typing import Carry, Dtype, Inputs, Key, Params, Preactivations, Projected
@@ -199,8 +200,10 @@ def cell_factory(factory: F) -> F:
             if not isinstance(value, Hashable):
                 raise ValueError(f"{name}: expected a hashable value, found {type(value).__name__}")
         size = bound.arguments.get("hidden_size", 1)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"hidden_size: expected a positive integer, found {size!r}")
+        if isinstance(size, np.integer):
+            bound.arguments["hidden_size"] = int(size)
         return cached(tuple(bound.arguments.items()))
 
     return cast(F, wrapper)

@@ -4,6 +4,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from rnn_jax.typing import Carry, Key
@@ -73,6 +75,8 @@ def greedy(
         (carry, tokens [T, B]): the carry has read all but the last of them.
     """
 
+    tokens = jnp.asarray(tokens)
+
     def body(state: _State, _: None) -> tuple[_State, Array]:
         carry, tokens, ended = state
         carry, logits = step(carry, tokens)
@@ -120,6 +124,7 @@ def sample(
         ValueError: `temperature`, `top_k` or `top_p` out of range (where their value is known).
     """
     check_sampling(temperature, top_k, top_p)
+    tokens = jnp.asarray(tokens)
     _, logits = jax.eval_shape(step, carry, tokens)
 
     def body(state: _State, noise: Array) -> tuple[_State, Array]:
@@ -151,9 +156,9 @@ def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
     Raises:
         ValueError: names the argument.
     """
-    if isinstance(temperature, int | float) and not temperature > 0:
+    if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"temperature: expected a number above 0 (use greedy for 0), found {temperature!r}")
-    if top_k is not None and top_k < 1:
+    if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
         raise ValueError(f"top_k: expected a positive integer or None, found {top_k!r}")
-    if isinstance(top_p, int | float) and not 0 < top_p <= 1:
+    if top_p is not None and not isinstance(top_p, Tracer) and not 0 < np.asarray(top_p) <= 1:
         raise ValueError(f"top_p: expected a number in (0, 1] or None, found {top_p!r}")

@@ -170,15 +170,21 @@ class LanguageModel(nn.Module):
         Args:
             sequence: [T, B] or [T]; a start symbol in front makes it the likelihood of the whole.
             carry: what was read before, as for `__call__`.
-            mask: False = padding: those symbols count nothing.
+            mask: False = padding, wherever it lies: it is as if those symbols were not there.
         """
         _, logits = self(sequence[:-1], carry, mask=None if mask is None else mask[:-1])
         targets = sequence[1:]
+        counted = jnp.ones(targets.shape, bool)
+        if mask is not None:
+            # What follows padding is predicted from the last symbol before it; the first symbol of all is given.
+            steps = jnp.arange(len(targets), dtype=jnp.int32).reshape(-1, *[1] * (targets.ndim - 1))
+            before = jax.lax.cummax(jnp.where(mask[:-1], steps, -1))
+            logits = jnp.take_along_axis(logits, jnp.maximum(before, 0)[..., None], axis=0)
+            counted = mask[1:] & (before >= 0)
 
         def of_one(logits: Array, targets: Array, mask: Array) -> Array:
             return -losses.cross_entropy(logits, targets, mask)[0]
 
-        counted = jnp.ones(targets.shape, bool) if mask is None else mask[1:]
         for _ in range(targets.ndim - 1):
             of_one = jax.vmap(of_one, in_axes=1)
         return of_one(logits, targets, counted)

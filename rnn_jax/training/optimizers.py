@@ -82,6 +82,20 @@ def averaging(decay: Number) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def clipping(max_norm: Number) -> optax.GradientTransformation:
+    """Scale gradients down to a global norm; as `optax.clip_by_global_norm`, which wants one dtype for all."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        norm = optax.tree.norm(updates)
+
+        def clip(leaf: jax.Array) -> jax.Array:
+            return jnp.where(norm < max_norm, leaf, ((leaf / norm.astype(leaf.dtype)) * max_norm).astype(leaf.dtype))
+
+        return jax.tree.map(clip, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def _is_average(node: Any) -> bool:
     return isinstance(node, ParameterAverage)
 
@@ -154,7 +168,7 @@ def make_optimizer(
         if weight_decay is not None:
             stages.insert(1, optax.add_decayed_weights(weight_decay, _matrices))
         if clip_norm is not None:
-            stages.insert(0, optax.clip_by_global_norm(clip_norm))
+            stages.insert(0, clipping(clip_norm))
         if clip_value is not None:
             stages.insert(0, optax.clip(clip_value))
         if ema_decay is not None:

@@ -119,13 +119,19 @@ class Run:
     ) -> None:
         """Write `result.json`, the last act of a run. A metric that is not finite becomes null.
 
+        Where a run that was at its end is asked again, what it could not measure any more, as its speed, stays.
+
         `signatures` says how a metric was computed, by the metric's name, where there is more than one way.
         """
-        data = self.path / "data.json"
+        data, path = self.path / "data.json", self.path / "result.json"
+        before = _read(path) if path.exists() else {}
+        known = before.get("metrics", {}) if before.get("steps") == steps else {}
         result = {
             "experiment": self.experiment,
             "config": self.config,
-            "metrics": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+            "metrics": {
+                name: float(value) if math.isfinite(value) else known.get(name) for name, value in metrics.items()
+            },
             **({} if signatures is None else {"signatures": dict(signatures)}),
             "steps": steps,
             "seconds": round(seconds, 3),
@@ -134,7 +140,7 @@ class Run:
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
             "data": _read(data) if data.exists() else None,
         }
-        write_json(self.path / "result.json", result)
+        write_json(path, result)
 
 
 def open_run(

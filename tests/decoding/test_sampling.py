@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import decoding
+from rnn_jax.decoding.sampling import check_sampling
 
 PROBABILITIES = jnp.array([0.5, 0.25, 0.15, 0.1])
 
@@ -75,9 +76,19 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     [
         ({"temperature": 0.0}, "temperature: expected a number above 0"),
         ({"top_k": 0}, "top_k: expected a positive integer"),
+        ({"top_p": jnp.float32(2)}, "top_p: expected a number in"),
         ({"top_p": 1.5}, "top_p: expected a number in"),
     ],
 )
 def test_bad_choices_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         decoding.sample(successor, jnp.int32(0), jnp.array([0]), 3, jax.random.key(0), **options)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "message"),
+    [(np.float32(0), None, "temperature: expected a number above 0"), (1.0, 1.5, "top_k: expected a positive integer")],
+)
+def test_numbers_of_other_types_are_looked_at_too(temperature, top_k, message):
+    with pytest.raises(ValueError, match=message):
+        check_sampling(temperature, top_k, None)

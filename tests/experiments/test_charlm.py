@@ -129,6 +129,11 @@ def test_words_by_a_regularised_stack(corpus, tmp_path):
     code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", *flags)
     assert code == 0, err
     assert set(read(run, "result.json")["metrics"]) >= {"val_loss", "val_perplexity"}
+    code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the", "--sample_length=2")
+    assert (code, len(out.split())) == (0, 3), err
+    assert out.startswith("the ")
+    code, _, err = charlm(f"--workdir={run}", "--sample", f"--score={corpus}")
+    assert (code, err) == (2, "charlm: --sample: expected one thing to do with the run, found --score too\n")
 
 
 def test_a_test_text_is_evaluated_too(corpus, tmp_path):
@@ -143,7 +148,10 @@ def test_a_test_text_is_evaluated_too(corpus, tmp_path):
     [
         (["--hiden_size=3"], "unknown flag --hiden_size; did you mean --hidden_size?"),
         (["--cell=lstn"], "; found 'lstn' (did you mean 'lstm'?)"),
-        (["--cell=gru(reset=never)"], "--reset: expected 'after' or 'before', found 'never'"),
+        (["--cell=gru(reset=never)"], "--cell: reset: expected 'after' or 'before', found 'never'"),
+        (["--cell=lstm(forget_bias=abc)"], "--cell: expected options that fit together, found 'lstm(forget_bias=abc)'"),
+        (["--cell=gru(dtype=float64)"], "--cell: expected options that fit together"),
+        (["--corpus=TEXT", "--test=ONE"], "test: expected at least 2"),
         (["--hidden_size=0"], "--hidden_size: expected a whole number at least 1, found '0'"),
         (["--batch_size=-4"], "--batch_size: expected a whole number at least 1, found '-4'"),
         (["--corpus=/no/such/file.txt"], "/no/such/file.txt"),
@@ -156,7 +164,11 @@ def test_a_test_text_is_evaluated_too(corpus, tmp_path):
 )
 def test_bad_input_is_one_line_and_code_2(corpus, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    arguments = [a.replace("TEXT", str(corpus)).replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
+    (tmp_path / "one").write_text("e")
+    arguments = [
+        a.replace("ONE", "one").replace("TEXT", str(corpus)).replace("EMPTY", str(tmp_path / "empty"))
+        for a in arguments
+    ]
     code, out, err = charlm(*arguments)
     assert code == 2
     assert message in err

@@ -70,6 +70,16 @@ def test_log_prob_leaves_padding_out():
         assert found[b] == pytest.approx(float(alone), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["onehot", "tied"])
+def test_log_prob_is_that_of_the_symbols_that_are_no_padding(name):
+    model, variables = build(name)
+    kept = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]], bool)
+    found = model.apply(variables, TOKENS, mask=jnp.asarray(kept.T), method="log_prob")
+    for b, rows in enumerate(kept):
+        alone = model.apply(variables, TOKENS[rows, b], method="log_prob")
+        assert found[b] == pytest.approx(float(alone), rel=1e-5, abs=1e-6)
+
+
 def test_probabilities_of_all_texts_of_a_length_sum_to_one():
     model = LanguageModel(3, hidden_size=4, input="onehot")
     texts = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 3, indexing="ij")).reshape(3, -1)

@@ -57,6 +57,14 @@ def minimise(optimizer, params, gradient, noise):
 NOISE = np.random.default_rng(0).normal(size=(1000, 3))
 
 
+def test_clips_the_norm_of_several_dtypes():
+    optimizer = make_optimizer("sgd", learning_rate=1.0, clip_norm=1.0)
+    gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0], jnp.bfloat16)}
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    np.testing.assert_allclose(updates["a"], [-0.6, 0], rtol=1e-2)
+    np.testing.assert_allclose(updates["b"], [-0.8], rtol=1e-2)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_equals_the_equations_over_1000_steps(name):

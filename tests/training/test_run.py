@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import flax.linen as nn
 import jax
@@ -144,6 +145,11 @@ def test_result(tmp_path):
     run.write_result(metrics={"val_loss": 1.5, "speed": float("nan")}, steps=7, seconds=1.23456, parameters=9)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metrics"] == {"val_loss": 1.5, "speed": None}
+    for speed, steps, known in ((2.5, 7, 2.5), (math.nan, 7, 2.5), (math.nan, 8, None)):
+        run.write_result(metrics={"speed": speed}, steps=steps, seconds=1.0, parameters=9)
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == {"speed": known}
+    run.write_result(metrics={"val_loss": 1.5}, steps=7, seconds=1.23456, parameters=9)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["steps"], result["seconds"], result["parameters"]) == (7, 1.235, 9)
     assert result["data"] == {"name": "text"}
     assert "jax" in result["versions"]
