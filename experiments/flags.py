@@ -89,8 +89,8 @@ def _check_sweep(text: str) -> None:
 
 
 def _check_sweep_method(text: str) -> None:
-    if text not in ("auto", "vmap", "loop") and not (text.isdecimal() and int(text) > 0):
-        raise ValueError(f"sweep_method: expected auto, vmap, loop or a positive number, found {text!r}")
+    if text not in ("auto", "vmap", "loop", "devices") and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"sweep_method: expected auto, vmap, loop, devices or a positive number, found {text!r}")
 
 
 _MODEL, _TRAINING, _RUN, _SWEEP = "model", "training", "run", "sweep"
@@ -153,7 +153,8 @@ COMMON: dict[str, Flag] = {
     ),
     "sweep_samples": Flag("draw so many settings at random in place of all combinations", _SWEEP, minimum=1),
     "sweep_method": Flag(
-        "how runs go off: vmap (all at once), a number (so many at once), loop (each by itself), or auto",
+        "how runs go off: vmap (all at once), a number (so many at once), loop (each by itself), all three on one "
+        "device; devices (spread over all that are visible, or --devices of them); or auto, which spreads them too",
         _SWEEP,
         check=_check_sweep_method,
     ),

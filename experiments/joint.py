@@ -37,6 +37,7 @@ class Surroundings:
         time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
         steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
         devices: over how many to spread a batch, whatever the configuration says; None: as that says.
+        device: where the run is to be; None: where JAX puts it.
         traced: names of rates that the program is not to know, because other runs have others.
     """
 
@@ -47,6 +48,7 @@ class Surroundings:
     time_factor: int = 1
     steps_per_dispatch: int | None = None
     devices: int | None = None
+    device: jax.Device | None = None
     traced: frozenset[str] = frozenset()
 
 

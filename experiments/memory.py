@@ -40,12 +40,12 @@ def cell_label(cell: str) -> str:
 
 def _check_cells(text: str) -> None:
     # Imported here: see experiments.flags.
-    from rnn_jax.cells import make
+    from rnn_jax.cells import check
 
     seen = set()
     for cell in split_cells(text):
         try:
-            make(cell, 1)
+            check(cell)
         except ValueError as error:
             message = str(error).removeprefix("cell: ")
             raise ValueError(f"cells: {cell!r}: {message}") from None

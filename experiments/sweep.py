@@ -35,6 +35,9 @@ _BY_THE_HOST = ("seed", "learning_rate", "schedule", "warmup", "decay", "decay_a
 _BY_THE_OPTIMISER = ("beta2", "clip_norm", "clip_value", "weight_decay", "ema_decay")
 TRACED = frozenset((*_BY_THE_HOST, *_BY_THE_OPTIMISER))
 
+# A run of a sweep has one device.
+_PLACED = ("devices", "shard_params")
+
 DONE, DIVERGED, HALVED = "done", "diverged", "halved"
 
 
@@ -91,6 +94,9 @@ def members_of(config: Any, path: Path) -> list[Member]:
         FlagError: names that are no flags, values that their flags refuse.
     """
     space = Space.parse(config.sweep)
+    for name in _PLACED:
+        if name in space.names:
+            raise flags.FlagError(f"--sweep: expected what differs between runs, found {name}: a sweep places its runs")
     neutral = {"sweep": None, "sweep_samples": None, "sweep_method": "auto", "halving": False}
     own = {field.name for field in dataclasses.fields(config)}
     alone = dataclasses.replace(config, **{name: value for name, value in neutral.items() if name in own})
@@ -178,13 +184,14 @@ def _steps_done(member: Member) -> int:
 
 def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member], config: Any, label: str) -> None:
     method = getattr(config, "sweep_method", "auto")
-    method = int(method) if method.isdecimal() else method
+    devices = _devices(config, method)
+    method = "auto" if method == "devices" else int(method) if method.isdecimal() else method
     joint = Joint(len(group), method)
     traced = _differing(group)
     board = _Board(group, label)
     output = _ThreadOutput(sys.stdout)
     threads = []
-    for member in group:
+    for place, member in enumerate(group):
         around = Surroundings(
             share_steps=joint.share_steps,
             make_display=lambda unit, member=member: _MemberDisplay(board, member, unit),
@@ -193,6 +200,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             time_factor=len(group),
             steps_per_dispatch=1,
             devices=1,
+            device=devices[place % len(devices)] if len(devices) > 1 else None,
             traced=traced,
         )
         context = contextvars.copy_context()
@@ -212,6 +220,11 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
     for member in group:
         if member.error is not None:
             raise member.error
+
+
+def _devices(config: Any, method: str) -> list[jax.Device]:
+    """Those over which the runs are spread."""
+    return jax.local_devices()[: getattr(config, "devices", None) if method in ("auto", "devices") else 1]
 
 
 def _train_member(
@@ -361,7 +374,7 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
     if shares:
         print("share of the variance explained: " + ", ".join(f"{n} {share:.0%}" for n, share in shares.items()))
     best = ranked[0]
-    line = flags.command(f"experiments.{name}", best.config)
+    line = flags.command(f"experiments.{name}", _alone(best.config))
     print(f"the best one alone: {line}")
     result = json.loads((best.path / "result.json").read_text(encoding="utf-8")) if best.status == DONE else {}
     write_json(
@@ -380,6 +393,12 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
         },
     )
     print(f"table, curves and runs in {shlex.quote(str(run.path))}")
+
+
+def _alone(config: Any) -> Any:
+    """The configuration that gives a run of a sweep by itself: where there are several devices, on one of them."""
+    several = len(jax.devices()) > 1 and hasattr(config, "devices")
+    return dataclasses.replace(config, devices=1, shard_params=False) if several else config
 
 
 def monitored(members: list[Member]) -> str:

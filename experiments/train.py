@@ -117,6 +117,8 @@ def train(
     if config.init_from is not None and not run.resumed:
         params = _initial(config.init_from, params)
     state = TrainState.create(params, optimizer, carry=carry, key=jax.random.key(config.seed))
+    if around.device is not None:
+        state = jax.device_put(state, around.device)
     if sharding is not None:
         state = sharding.place(state)
         # An evaluation is each process's own affair.

@@ -24,10 +24,10 @@ sys.path.append(str(HERE.parent / "training"))
 SLOW = ("--pause=0.01", "--eval_every=10", "--checkpoint_every=3")
 
 
-def start(*arguments, folder, **variables):
+def start(*arguments, folder, program=("-m", "toy_experiment"), **variables):
     paths = [str(path) for path in (HERE, HERE.parent / "training", HERE.parent.parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "error"} | variables
-    command = [sys.executable, "-m", "toy_experiment", *arguments]
+    command = [sys.executable, *program, *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 

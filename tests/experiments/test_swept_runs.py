@@ -4,13 +4,14 @@ import csv
 import importlib
 import json
 import math
+import os
 import shlex
 import time
 
 import jax
 import numpy as np
 import pytest
-from test_runner import run
+from test_runner import finish, run, start
 
 from experiments import joint, sweep
 from experiments.charlm import CharLM
@@ -84,6 +85,38 @@ def test_a_sweep_gives_the_losses_of_its_runs(method, alone, tmp_path, programs)
     assert "share of the variance explained: learning_rate" in output
 
 
+SPREAD = """
+import sys
+from experiments import joint
+found, shapes = set(), joint._shapes
+def noted(tree):
+    shaped = shapes(tree)
+    found.update(device for _, _, *devices in shaped for device in devices)
+    return shaped
+joint._shapes = noted
+import toy_experiment
+try:
+    toy_experiment.run_experiment("toy", toy_experiment.Config, toy_experiment.main)
+finally:
+    print(f"{len(found)} devices", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("method", "devices"), [("auto", 4), ("loop", 1)])
+def test_runs_are_spread_over_all_devices(method, devices, alone, tmp_path):
+    process = start(
+        *FLAGS, "--sweep=learning_rate=log(0.001,0.03,2);seed=0..1", f"--sweep_method={method}", "--workdir=s",
+        folder=tmp_path, program=("-c", SPREAD),
+        XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4",
+    )  # fmt: skip
+    code, _, errors = finish(process)
+    assert (code, errors.splitlines()[-1]) == (0, f"{devices} devices"), errors
+    for number, expected in alone.items():
+        found = losses(tmp_path / "s" / "runs" / f"00{number}")
+        np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+    assert "--devices=1" in json.loads((tmp_path / "s" / "result.json").read_text())["command"]
+
+
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(tmp_path, programs):
     code, output, errors = run(
         "--sweep=bad_step=none,7;seed=0,1", "--sweep_method=vmap", "--steps=10", "--workdir=s", folder=tmp_path
@@ -136,12 +169,16 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
             ["--sweep=lerning_rate=1,2"],
             "--sweep: expected the name of a flag, found 'lerning_rate'; did you mean learning_rate?",
         ),
+        (
+            ["--sweep=devices=1,2"],
+            "--sweep: expected what differs between runs, found devices: a sweep places its runs",
+        ),
         (["--sweep=workdir=a,b"], "--sweep: expected the name of a flag, found 'workdir'"),
         (["--sweep=batch_size=0,4"], "--batch_size: expected a whole number at least 1, found 0"),
         (["--sweep=seed=0..1", "--halving", "--eval_every=none"], "--halving: expected --eval_every too"),
         (
             ["--sweep=seed=0..1", "--sweep_method=fast"],
-            "--sweep_method: expected auto, vmap, loop or a positive number",
+            "--sweep_method: expected auto, vmap, loop, devices or a positive number",
         ),
         (["--sweep=seed=0..1", "--show", "--workdir=x"], "--show: expected the folder of one run"),
     ],
