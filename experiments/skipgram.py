@@ -103,17 +103,53 @@ class Trained(NamedTuple):
 
 
 def main(config: SkipGram, run: "Run") -> None:
-    """From the corpus to result.json."""
-    import numpy as np
-
-    from rnn_jax.data.keyed_vectors import KeyedVectors, save_word2vec
+    """Train, evaluate and show; or use a trained run, which needs its corpus no more."""
     from rnn_jax.data.words import check_writable
-    from rnn_jax.models.word_vectors import WordVectors
-    from rnn_jax.training.files import replaced
 
     if config.export is not None:
         # Before training, not after.
         check_writable(config.export)
+    result = result_of(config, run)
+    if result is None:
+        train_model(config, run)
+    else:
+        use(config, run, result)
+
+
+def result_of(config: SkipGram, run: "Run") -> dict[str, Any] | None:
+    """The result of a run that is at its end; None where there is training to do."""
+    import json
+
+    path = run.path / "result.json"
+    if not run.resumed or not path.exists():
+        return None
+    result = json.loads(path.read_text("utf-8"))
+    return result if result["config"]["epochs"] == config.epochs else None
+
+
+def use(config: SkipGram, run: "Run", result: dict[str, Any]) -> None:
+    """Evaluate, show and export the vectors of a trained run."""
+    import numpy as np
+
+    from rnn_jax.data.keyed_vectors import KeyedVectors
+    from rnn_jax.training.run import load
+
+    lexicon = kept_lexicon(run)
+    shown = words_to_show(config, lexicon)
+    vectors = KeyedVectors(lexicon.vocabulary.symbols, np.asarray(load(run.path).params["input"]))
+    known = {name: float("nan") if value is None else value for name, value in result["metrics"].items()}
+    metrics = known | evaluate(config, vectors)
+    report(config, run, vectors, shown, metrics, result["steps"], result["seconds"], result["parameters"])
+
+
+def train_model(config: SkipGram, run: "Run") -> None:
+    """From the corpus to result.json."""
+    import numpy as np
+
+    from rnn_jax.data.keyed_vectors import KeyedVectors
+    from rnn_jax.models.word_vectors import WordVectors
+    from rnn_jax.training.files import replaced
+
     # A run that has begun needs the one that it started from no more.
     fresh = not (run.resumed and (run.path / COUNTS).exists())
     before = previous(config.init_from) if config.init_from is not None and fresh else None
@@ -143,15 +179,33 @@ def main(config: SkipGram, run: "Run") -> None:
     trained = train(config, run, model, corpus, start)
     vectors = KeyedVectors(vocabulary.symbols, np.asarray(trained.params["input"]))
     metrics = {"train_loss": trained.loss, "words_per_second": trained.words_per_second} | evaluate(config, vectors)
+    parameters = sum(table.size for table in trained.params.values())
+    report(config, run, vectors, shown, metrics, trained.steps, trained.seconds, parameters, corpus)
+
+
+def report(
+    config: SkipGram,
+    run: "Run",
+    vectors: "KeyedVectors",
+    shown: list[str],
+    metrics: dict[str, float],
+    steps: int,
+    seconds: float,
+    parameters: int,
+    corpus: Corpus | None = None,
+) -> None:
+    """Neighbours, the vectors where they are wanted, metrics, result.json and the picture."""
+    from rnn_jax.data.keyed_vectors import save_word2vec
+
     show_neighbours(vectors, shown)
-    compare_representations(vectors, corpus, shown, config.window)
+    if corpus is not None:
+        compare_representations(vectors, corpus, shown, config.window)
     if config.export is not None:
         save_word2vec(vectors, config.export)
         print(f"vectors in {config.export}")
     for name, value in metrics.items():
         print(f"{name:20} {value:,.4f}")
-    parameters = sum(table.size for table in trained.params.values())
-    run.write_result(metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameters)
+    run.write_result(metrics=metrics, steps=steps, seconds=seconds, parameters=parameters)
     draw(vectors, shown, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
     print(f"results and picture in {run.path}")
 
@@ -226,7 +280,7 @@ def previous(workdir: str) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
     try:
         loaded = load(workdir)
     except RunError as error:
-        raise FlagError(f"--init_from: {error}") from None
+        raise FlagError(f"--init_from: {str(error).removeprefix('workdir: ')}") from None
     if loaded.experiment != "skipgram":
         raise FlagError(f"--init_from: expected a run of skipgram, found one of {loaded.experiment}: {workdir}")
     words = loaded.vocabulary.symbols

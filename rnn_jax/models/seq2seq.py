@@ -180,7 +180,7 @@ class Seq2Seq(nn.Module):
 
         Args:
             source: [S, B], tokens.
-            mask: [S, B], False = padding, at the end.
+            mask: [S, B], False = padding, wherever it lies.
             deterministic: True switches dropout off.
         """
         embedded = self.drop(self.source_embedding(source), deterministic=deterministic)
@@ -190,11 +190,12 @@ class Seq2Seq(nn.Module):
             memory = self.scoring.remember(self._scoring_params(), outputs, mask)
         summary = None
         if self.context != "state":
-            last = jnp.maximum(mask.sum(axis=0) - 1, 0)
-            summary = outputs[last, jnp.arange(source.shape[1])]
+            columns = jnp.arange(source.shape[1])
+            first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)
+            summary = outputs[last, columns]
             if self.bidirectional:
                 forward, _ = jnp.split(summary, 2, axis=-1)
-                _, backward = jnp.split(outputs[0], 2, axis=-1)
+                _, backward = jnp.split(outputs[first, columns], 2, axis=-1)
                 summary = jnp.concatenate([forward, backward], axis=-1)
         return Encoded(memory, summary, self._first_carry(carries, source.shape[1]))
 

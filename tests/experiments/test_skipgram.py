@@ -74,14 +74,19 @@ def test_neighbours_are_of_the_same_topic(capsys, tmp_path, corpus, model):
     np.testing.assert_array_equal(exported.vectors, loaded.params["input"])
 
 
-def test_a_run_can_be_asked_again_and_gone_on_from(capsys, tmp_path, corpus):
+def test_a_run_can_be_asked_again_and_gone_on_from(capsys, tmp_path, corpus, monkeypatch):
     code, _, err = run(capsys, *settings(corpus, tmp_path))
     assert code == 0, err
     vectors = tmp_path / "vectors.txt"
     before = json.loads((tmp_path / "run" / "result.json").read_text())
-    code, out, err = run(capsys, f"--workdir={tmp_path / 'run'}", "--neighbours=dog", f"--export={vectors}")
-    assert code == 0, err
-    assert out.count("dog: ") == 1
+    with monkeypatch.context() as patch:
+        # It holds all that it needs.
+        patch.setattr("experiments.skipgram.read_corpus", None)
+        code, out, err = run(capsys, f"--workdir={tmp_path / 'run'}", "--neighbours=dog", f"--export={vectors}")
+        assert code == 0, err
+        assert out.count("dog: ") == 1
+        code, _, err = run(capsys, f"--workdir={tmp_path / 'run'}", "--neighbours=dgo")
+        assert (code, "neighbours: expected" in err) == (2, True)
     after = json.loads((tmp_path / "run" / "result.json").read_text())
     assert after["metrics"]["train_loss"] == before["metrics"]["train_loss"]
     old = load(tmp_path / "run")
@@ -155,7 +160,7 @@ def test_phrases_become_words(tmp_path):
         (["--similarity={folder}/bad.txt"], "similarity: expected 'word word score' in line 2"),
         (["--analogies={folder}/bad.txt"], "analogies: expected four words in line 1"),
         (["--export={folder}/none/vectors.txt"], "export: cannot write"),
-        (["--init_from={folder}"], "--init_from: workdir: expected a run"),
+        (["--init_from={folder}"], "--init_from: expected a run"),
         (["--model=glove"], "--model: expected one of skipgram, cbow"),
         (["--dimension=0"], "--dimension: expected a whole number at least 1"),
     ],

@@ -87,6 +87,18 @@ def test_what_stands_in_the_padding_of_a_source_does_not_matter(built):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["cho", "bahdanau", pytest.param("input alone", marks=pytest.mark.slow)])
+def test_a_source_may_be_padded_anywhere(built, name):
+    model, variables = built(name)
+    apply = jax.jit(lambda source, mask: model.apply(variables, source, mask, TARGET[:, :1]))
+    symbols = jnp.array([3, 1, 4, 2])
+    alone = apply(jnp.pad(symbols, (0, 3))[:, None], jnp.arange(7)[:, None] < 4)
+    for places in ([3, 4, 5, 6], [1, 2, 5, 6]):
+        source = jnp.full((7,), 8).at[jnp.array(places)].set(symbols)[:, None]
+        mask = jnp.zeros((7, 1), bool).at[jnp.array(places)].set(True)
+        np.testing.assert_allclose(apply(source, mask), alone, rtol=1e-5, atol=1e-6)
+
+
 def test_greedy_is_a_beam_of_one(built):
     model, variables = built("luong")
 
