@@ -154,7 +154,7 @@ COMMON: dict[str, Flag] = {
     "sweep_samples": Flag("draw so many settings at random in place of all combinations", _SWEEP, minimum=1),
     "sweep_method": Flag(
         "how runs go off: vmap (all at once), a number (so many at once), loop (each by itself), all three on one "
-        "device; devices (spread over all that are visible, or --devices of them); or auto, which spreads them too",
+        "device; devices (spread over all that may be used); or auto, which spreads them too",
         _SWEEP,
         check=_check_sweep_method,
     ),
@@ -443,5 +443,10 @@ def _expectation(annotation: Any, described: Flag) -> str:
         return f"one of {', '.join(choices)}"
     noun = {int: "a whole number", float: "a number"}.get(annotation, "a text")
     bounds = {"at least": described.minimum, "above": described.above, "at most": described.maximum}
-    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    limits = " and ".join(f"{word} {_written_bound(bound)}" for word, bound in bounds.items() if bound is not None)
     return f"{noun} {limits}".strip() if annotation in (int, float) else noun
+
+
+def _written_bound(bound: float) -> str:
+    # %g writes large whole numbers with six digits.
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"

@@ -48,7 +48,7 @@ class Surroundings:
     time_factor: int = 1
     steps_per_dispatch: int | None = None
     devices: int | None = None
-    device: jax.Device | None = None
+    device: Any = None
     traced: frozenset[str] = frozenset()
 
 

@@ -196,6 +196,7 @@ def report(
 ) -> None:
     """Neighbours, the vectors where they are wanted, metrics, result.json and the picture."""
     from rnn_jax.data.keyed_vectors import save_word2vec
+    from rnn_jax.training.word_plots import plot_words
 
     show_neighbours(vectors, shown)
     if corpus is not None:
@@ -206,7 +207,8 @@ def report(
     for name, value in metrics.items():
         print(f"{name:20} {value:,.4f}")
     run.write_result(metrics=metrics, steps=steps, seconds=seconds, parameters=parameters)
-    draw(vectors, shown, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
+    groups = {word: [near.word for near in nearest(vectors, word, NEIGHBOURS)] for word in shown}
+    plot_words(vectors, groups, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
     print(f"results and picture in {run.path}")
 
 
@@ -458,35 +460,6 @@ def compare_representations(vectors: "KeyedVectors", corpus: Corpus, words: list
             bag = cosine(*(context_counts(corpus.ids, row, size, window) for row in rows))
             print(f"{word + ', ' + other:40} {hot:8.2f} {bag:8.2f} {score:8.2f}")
     print()
-
-
-def draw(vectors: "KeyedVectors", words: list[str], image: Any, *, title: str) -> None:
-    """The words and their nearest ones on the plane of their first two principal components, a colour a group."""
-    import numpy as np
-    from sklearn.decomposition import PCA
-
-    from rnn_jax.training.figures import drawn
-
-    groups = {word: [word, *(near.word for near in nearest(vectors, word, NEIGHBOURS))] for word in words}
-    names = [name for group in groups.values() for name in group]
-    if len(names) < 2:
-        return
-    units = vectors.unit_vectors[[vectors.index[name] for name in names]]
-    places = PCA(2, random_state=0).fit_transform(units) if units.shape[1] > 1 else np.hstack([units, 0 * units])
-    with drawn(image, (11, 8)) as figure:
-        axes = figure.subplots()
-        begin = 0
-        for number, (word, group) in enumerate(groups.items()):
-            colour, part = f"C{number % 10}", places[begin : begin + len(group)]
-            axes.scatter(*part.T, s=12, color=colour, label=word)
-            for name, place in zip(group, part, strict=True):
-                weight = "bold" if name == word else "normal"
-                axes.annotate(
-                    name, place, xytext=(3, 2), textcoords="offset points", fontsize=8, color=colour, weight=weight
-                )
-            begin += len(group)
-        axes.set(title=title, xlabel="first principal component", ylabel="second")
-        axes.legend()
 
 
 if __name__ == "__main__":

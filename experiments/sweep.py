@@ -222,7 +222,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             raise member.error
 
 
-def _devices(config: Any, method: str) -> list[jax.Device]:
+def _devices(config: Any, method: str) -> list[Any]:
     """Those over which the runs are spread."""
     return jax.local_devices()[: getattr(config, "devices", None) if method in ("auto", "devices") else 1]
 

@@ -66,6 +66,11 @@ def connect(
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
+        if auto and "should be defined" in str(error):
+            raise ConnectError(
+                "coordinator: expected the environment of a cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) for auto, "
+                "found none; give HOST:PORT, --num_processes and --process_id"
+            ) from None
         reason = str(error).partition("\n")[0]
         raise ConnectError(f"coordinator: cannot join the other processes at {coordinator}: {reason}") from None
     set_farewell(f"{name}: lost another process")
