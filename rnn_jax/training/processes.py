@@ -155,9 +155,10 @@ def leave(code: int) -> None:
     if jax.distributed.is_initialized() and count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Others may be about to say why they end too.
+        # Others may be about to say why they end too; after a signal, on which all agree, they surely are.
+        patience = 30 if code > 128 else 3
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            _client().wait_at_barrier("rnn_jax/leave", 3000)
+            _client().wait_at_barrier("rnn_jax/leave", patience * 1000)
         os._exit(code)
 
 
