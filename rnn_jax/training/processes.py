@@ -94,7 +94,8 @@ def set_farewell(line: str, exit_code: int = 1) -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _end(number: int) -> None:
-    os.write(2, f"{_farewell}\n".encode())
+    if _farewell:
+        os.write(2, f"{_farewell}\n".encode())
     os._exit(_exit_code)
 
 
@@ -155,6 +156,8 @@ def leave(code: int) -> None:
     if jax.distributed.is_initialized() and count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        # All is said. If the first process, with JAX's service, is quicker at leaving, this one ends as it would have.
+        set_farewell("", code)
         # Others may be about to say why they end too; after a signal, on which all agree, they surely are.
         patience = 30 if code > 128 else 3
         with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -178,7 +178,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(corpus, tmp_path,
     wait_for(lambda: len(read_metrics(folder / "metrics.jsonl")) > 2)
     processes[chosen].send_signal(signal.SIGTERM)
     results = finish(*processes)
-    assert [code for code, *_ in results] == [143, 143]
+    assert [code for code, *_ in results] == [143, 143], results
     assert len({errors.strip().splitlines()[-1] for *_, errors in results}) == 1
     assert "stopped by SIGTERM after step" in results[0][2]
 
