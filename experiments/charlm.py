@@ -122,6 +122,10 @@ def train_model(config: CharLM, run: "Run") -> None:
     if corpus.test is not None:
         texts["test"] = corpus.test
     ids = {split: vocabulary.encode(text, argument=split) for split, text in texts.items()}
+    # Too short a text is to be known before training.
+    quick = evaluation_batches(ids["valid"], QUICK_STREAM, "valid")
+    if "test" in ids:
+        evaluation_batches(ids["test"], SHORTEST_STREAM, "test")
     streams = Streams(ids["train"], config.batch_size, config.bptt, shuffle_offset=True, seed=config.seed)
 
     with checked():
@@ -167,10 +171,6 @@ def train_model(config: CharLM, run: "Run") -> None:
         text = vocabulary.decode(jax.device_get(sampler(config, model, params)(prompt, key)[1])[:, 0])
         return f"--- sample after {step} steps ---\n{config.prompt}{glue(config)}{text}\n---"
 
-    quick = evaluation_batches(ids["valid"], QUICK_STREAM, "valid")
-    if "test" in ids:
-        # Too short a text is to be known before training.
-        evaluation_batches(ids["test"], SHORTEST_STREAM, "test")
     trained = train(
         config,
         run,
@@ -202,7 +202,7 @@ def train_model(config: CharLM, run: "Run") -> None:
 
 def glue(config: CharLM) -> str:
     """What stands between a prompt and its continuation."""
-    return " " if config.level == "word" and not config.prompt[-1:].isspace() else ""
+    return " " if config.level == "word" and config.prompt and not config.prompt[-1].isspace() else ""
 
 
 def encode_prompt(prompt: str, vocabulary: "Vocabulary") -> Any:

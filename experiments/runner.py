@@ -16,7 +16,7 @@ from experiments import flags, several
 _BAD_INPUT, _FAILED = 2, 1
 
 
-class _Terminated(BaseException):
+class _Terminated(SystemExit):
     """SIGTERM where nothing holds it back, as `rnn_jax.training.signals.SignalCatcher` does in the training loop."""
 
 
@@ -58,7 +58,7 @@ def run_experiment(
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
-    raise _Terminated
+    raise _Terminated(128 + number)
 
 
 def _number(stop: BaseException) -> int:

@@ -447,44 +447,45 @@ def predict(config: Sentiment, run: "Run") -> None:
     loaded = load(run.path)
     encoder = TextEncoder(loaded.vocabulary, config.max_length, loaded.model.pieces)
     if config.predict is not None:
-        label([("--predict", config.predict)], loaded, encoder)
+        label(checked_texts([("--predict", config.predict)]), loaded, encoder)
     if config.predict_file == "-":
         # Line by line: whoever writes them may be waiting for the answer.
         for number, line in enumerate(stdin_lines("predict_file"), start=1):
-            label([(f"--predict_file: standard input, line {number}", line.rstrip("\n"))], loaded, encoder)
+            named = [(f"--predict_file: standard input, line {number}", line.rstrip("\n"))]
+            label(checked_texts(named), loaded, encoder)
     elif config.predict_file is not None:
         lines = read_text(config.predict_file, "predict_file").removesuffix("\n").split("\n")
         named = [
             (f"--predict_file: {config.predict_file!r}, line {number}", line) for number, line in enumerate(lines, 1)
         ]
-        # Before the first answer, not after the last but one.
-        check_texts(named)
-        for start in range(0, len(named), AT_ONCE):
-            label(named[start : start + AT_ONCE], loaded, encoder)
+        # All are checked before the first answer.
+        texts = checked_texts(named)
+        for start in range(0, len(texts), AT_ONCE):
+            label(texts[start : start + AT_ONCE], loaded, encoder)
 
 
-def check_texts(texts: Sequence[tuple[str, str]]) -> None:
-    """Refuse an empty text among (place, text)."""
-    for place, text in texts:
+def checked_texts(named: Sequence[tuple[str, str]]) -> list[str]:
+    """The texts of (place, text), none of which may be empty."""
+    for place, text in named:
         if not text.strip():
             raise FlagError(f"{place}: expected a text, found an empty one")
+    return [text for _, text in named]
 
 
-def label(texts: Sequence[tuple[str, str]], loaded: "LoadedRun", encoder: "TextEncoder") -> None:
-    """Print a line for each (place, text): class, probabilities, text, tabs between them."""
+def label(texts: Sequence[str], loaded: "LoadedRun", encoder: "TextEncoder") -> None:
+    """Print a line for each text: class, probabilities, text, tabs between them."""
     import numpy as np
 
     from rnn_jax.data import pad
 
-    check_texts(texts)
-    sequences = encoder.encode([text for _, text in texts])
+    sequences = encoder.encode(texts)
     # Few different lengths, because each costs a compilation.
     length = max(8, 1 << (max(map(len, sequences["tokens"])) - 1).bit_length())
     padded = {name: pad(list(field), length) for name, field in sequences.items()}
     batch = {name: values for name, (values, _) in padded.items()} | {"tokens_mask": padded["tokens"][1]}
     probabilities = np.exp(_jitted_prediction()(loaded.model, loaded.params, *inputs_of(batch)))
     classes = loaded.model.classes
-    for (_, text), row in zip(texts, probabilities, strict=True):
+    for text, row in zip(texts, probabilities, strict=True):
         shown = " ".join(f"{name}={value:.4f}" for name, value in zip(classes, row, strict=True))
         print(f"{classes[int(row.argmax())]}\t{shown}\t{text}", flush=True)
 

@@ -121,10 +121,13 @@ def result_of(config: SkipGram, run: "Run") -> dict[str, Any] | None:
     import json
 
     path = run.path / "result.json"
-    if not run.resumed or not path.exists():
+    if not run.resumed or not path.exists() or not (run.path / COUNTS).exists():
         return None
-    result = json.loads(path.read_text("utf-8"))
-    return result if result["config"]["epochs"] == config.epochs else None
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        return result if result["config"]["epochs"] == config.epochs else None
+    except (ValueError, KeyError):  # damaged: it is written again
+        return None
 
 
 def use(config: SkipGram, run: "Run", result: dict[str, Any]) -> None:

@@ -49,7 +49,8 @@ def cross_entropy(
 
 def _single(array: Array) -> Array:
     """At least float32: fewer bits could not even count a batch."""
-    return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
+    few = jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32
+    return array.astype(jnp.float32) if few else array
 
 
 def squared_error(
@@ -67,7 +68,7 @@ def squared_error(
     Returns:
         (L, N); the mean squared error is L / N.
     """
-    squares = jnp.square(_single(predictions - targets))
+    squares = jnp.square(_single(predictions) - _single(targets))
     if mask is None:
         return squares.sum(), jnp.asarray(squares.size, squares.dtype)
     counted = jnp.broadcast_to(mask[..., None], squares.shape)

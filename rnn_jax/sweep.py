@@ -155,7 +155,7 @@ def _value(part: str, text: str, start: int) -> Value:
             number = kind(found)
         except ValueError:
             continue
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise _error("expected a finite number", text, place, found)
         return number
     if _NO_NUMBER.match(found):
@@ -220,6 +220,7 @@ def sweep(
     if isinstance(space, str):
         space = Space.parse(space)
     settings = space.grid() if isinstance(space, Space) else [dict(setting) for setting in space]
+    static = (static,) if isinstance(static, str) else static
     _check_names(function, settings, static)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, setting in enumerate(settings):
@@ -228,13 +229,14 @@ def sweep(
     order, parts = [], []
     for fixed, members in groups.items():
         traced = [name for name in settings[members[0]] if name not in dict(fixed)]
-        arguments = {name: _stacked([settings[number][name] for number in members]) for name in traced}
+        arguments = {name: _stacked(name, [settings[number][name] for number in members]) for name in traced}
         try:
             parts.append(
                 _run(lambda chosen, fixed=fixed: function(**dict(fixed), **chosen), arguments, members, method)
             )
         except TypeError as error:
-            if not isinstance(error, _UNTRACEABLE) and "concrete" not in str(error):
+            untraceable = isinstance(error, _UNTRACEABLE) or "sequences of concrete values" in str(error)
+            if not traced or not untraceable:
                 raise
             names = ", ".join(traced)
             raise ValueError(
@@ -246,17 +248,13 @@ def sweep(
     return SweepResult(settings, jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts))
 
 
-_UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+_UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
 
 
 def _check_names(function: Callable[..., Any], settings: list[dict[str, Value]], static: Sequence[str]) -> None:
     names = dict.fromkeys(name for setting in settings for name in setting)
     for name in static:
-        if name not in names:
+        if names and name not in names:
             raise ValueError(f"static: expected names of the space, {', '.join(names)}, found {name!r}")
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -270,11 +268,11 @@ def _check_names(function: Callable[..., Any], settings: list[dict[str, Value]],
             raise ValueError(f"space: expected arguments of the function, {', '.join(known)}, found {name!r}")
 
 
-def _stacked(values: list[Value]) -> jax.Array:
-    array = np.asarray(values)
+def _stacked(name: str, values: list[Value]) -> jax.Array:
     # A seed may have all 32 bits.
-    large = array.dtype.kind == "i" and array.size and array.min() >= 0 and 2**31 <= array.max() < 2**32
-    return jnp.asarray(array, jnp.uint32) if large else jnp.asarray(values)
+    whole = [value for value in values if isinstance(value, int) and 0 <= value < 2**32]
+    large = name == "seed" and len(whole) == len(values) and max(whole) >= 2**31
+    return jnp.asarray(np.array(values, np.uint32) if large else values)
 
 
 def _run(function: Callable[[Any], Any], arguments: Any, members: list[int], method: str | int) -> Any:

@@ -40,8 +40,8 @@ def unroll(
     Args:
         cell: a `Cell`, or any function `(params, carry, x) -> (carry, output)`; then `carry` must be given.
         params: the cell's parameters.
-        inputs: [T, B, D], or [T, D] without a batch; a pytree of such arrays if the cell takes one. Its first leaf says
-            what T and the batch axes are.
+        inputs: [T, B, D], or [T, D] without a batch (a bare function's: [T], too); a pytree of such arrays if the cell
+            takes one. Its first leaf says what T and the batch axes are.
         carry: the carry before the first step; None for the cell's initial carry.
         mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the
             final carry is the state at the true end. For a bare function its axes say which are the batch.
@@ -71,19 +71,20 @@ def unroll(
         if carry is None:
             raise ValueError("carry: a bare function has no initial carry of its own; found None")
         cell = _wrap(cell, _feature_ndim(inputs, reset if mask is None else mask))
-    # Lists, too.
-    mask, reset = (x if x is None or hasattr(x, "shape") else jnp.asarray(x) for x in (mask, reset))
     if method == "associative" and cell.coefficients is None:
         raise ValueError("method: 'associative' needs a cell that declares `coefficients`; this one does not")
     return _unroll(cell, params, inputs, carry, mask, reset, reverse, time_major, segment, gradient, method)
 
 
 def _feature_ndim(inputs: Inputs, condition: ArrayLike | None) -> int:
-    """How many axes of a bare function's inputs are features: those that `mask` or `reset` lacks, else the last."""
+    """How many axes of a bare function's inputs are features.
+
+    Those that `mask` or `reset` lacks, where it has a batch or there are numbers only; else the last.
+    """
     leaves = jax.tree.leaves(inputs)
-    batched = 1 if condition is None else jnp.ndim(condition)
-    most = jnp.ndim(leaves[0]) - batched if leaves else 1
-    return max(0, most if condition is not None else min(1, most))
+    total = jnp.ndim(leaves[0]) if leaves else 2
+    given = 0 if condition is None else jnp.ndim(condition)
+    return max(0, total - given) if given > 1 or given == total else min(1, total - 1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -252,6 +253,7 @@ def _check_carry(
         if initial is None or "dot_general" not in str(error):
             raise
         shapes = [list(leaf.shape) for leaf in jax.tree.leaves(inputs)]
-        raise ValueError(f"inputs: expected the width that params were made for, found shapes {shapes}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"inputs, params: a step cannot multiply them, inputs of shapes {shapes}: {reason}") from error
     if not alike(new_carry, carry):
         raise ValueError(f"carry: one step turns {describe(carry)} into {describe(new_carry)}; it must keep its form")

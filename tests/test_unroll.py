@@ -131,7 +131,7 @@ def test_a_bare_function_is_traced_once():
 
 def test_masks_may_be_numpy_arrays():
     mask = np.array([[True, False], [False, True], [True, True], [True, False]])
-    assert run(mask=mask) == run(mask=jnp.asarray(mask)) == run(mask=mask.tolist())
+    assert run(mask=mask) == run(mask=jnp.asarray(mask))
 
 
 def test_what_does_not_fit_a_cell_is_named():
@@ -141,7 +141,7 @@ def test_what_does_not_fit_a_cell_is_named():
     zeros = jnp.zeros((1, 3))
     with pytest.raises(ValueError, match=r"carry: expected LSTMCarry\(.*, found \('float32"):
         unroll(cell, params, inputs, (zeros, zeros))
-    with pytest.raises(ValueError, match=r"inputs: expected the width that params were made for, found .*\[4, 1, 5\]"):
+    with pytest.raises(ValueError, match=r"inputs, params: a step cannot .*\[4, 1, 5\]"):
         unroll(cell, params, jnp.ones((4, 1, 5)))
     with pytest.raises(ValueError, match="params: the cell's initial_carry does not take them"):
         unroll(cell, {}, inputs)

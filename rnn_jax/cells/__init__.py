@@ -100,13 +100,13 @@ def check(text: str) -> None:
     try:
         with warnings.catch_warnings():
             # JAX warns of dtypes that it is not set to hold.
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", "Explicitly requested dtype", UserWarning)
             jax.eval_shape(one_step)
     except ValueError as error:
         if ": expected" in str(error):
             raise
         raise _no_fit(text, error) from error
-    except (TypeError, UserWarning) as error:
+    except (TypeError, OverflowError, UserWarning) as error:
         raise _no_fit(text, error) from error
 
 

@@ -207,7 +207,7 @@ def _read_folder(name: str, argument: str) -> Iterable[tuple[str, str, str]]:
     for folder in folders:
         for path in visible(folder):
             place = f"{str(path)!r}, line 1"
-            if path.stat().st_size == 0:
+            if path.is_file() and path.stat().st_size == 0:
                 raise DataError(f"{argument}: expected a text, found an empty one in {place}")
             text = read_text(path, argument)
             # A text of many lines is one example: its line breaks are blanks like others.

@@ -83,7 +83,7 @@ def averaging(decay: Number) -> optax.GradientTransformation:
 
 
 def clipping(max_norm: Number) -> optax.GradientTransformation:
-    """Scale gradients down to a global norm; as `optax.clip_by_global_norm`, which wants one dtype for all."""
+    """Scale gradients down to a global norm: `optax.clip_by_global_norm`, whose traced norm wants one dtype for all."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         norm = optax.tree.norm(updates)

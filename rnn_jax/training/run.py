@@ -119,18 +119,17 @@ class Run:
     ) -> None:
         """Write `result.json`, the last act of a run. A metric that is not finite becomes null.
 
-        Where a run that was at its end is asked again, what it could not measure any more, as its speed, stays.
+        Where a run that was at its end is asked again, its speed (`..._per_second`), which can be told no more, stays.
 
         `signatures` says how a metric was computed, by the metric's name, where there is more than one way.
         """
         data, path = self.path / "data.json", self.path / "result.json"
-        before = _read(path) if path.exists() else {}
-        known = before.get("metrics", {}) if before.get("steps") == steps else {}
+        speeds = _speeds(path, steps)
         result = {
             "experiment": self.experiment,
             "config": self.config,
             "metrics": {
-                name: float(value) if math.isfinite(value) else known.get(name) for name, value in metrics.items()
+                name: float(value) if math.isfinite(value) else speeds.get(name) for name, value in metrics.items()
             },
             **({} if signatures is None else {"signatures": dict(signatures)}),
             "steps": steps,
@@ -141,6 +140,15 @@ class Run:
             "data": _read(data) if data.exists() else None,
         }
         write_json(path, result)
+
+
+def _speeds(path: Path, steps: int) -> dict[str, Any]:
+    """The speeds in a `result.json` of as many steps; {} where there is none that can be read."""
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        return {n: v for n, v in before["metrics"].items() if n.endswith("_per_second") and before["steps"] == steps}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def open_run(

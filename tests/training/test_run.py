@@ -142,12 +142,18 @@ def test_a_resumed_run_must_find_its_data(tmp_path, changed, name):
 
 def test_result(tmp_path):
     run = begun(tmp_path / "run", data={"name": "text"})
-    run.write_result(metrics={"val_loss": 1.5, "speed": float("nan")}, steps=7, seconds=1.23456, parameters=9)
+    run.write_result(
+        metrics={"val_loss": 1.5, "words_per_second": float("nan")}, steps=7, seconds=1.23456, parameters=9
+    )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["metrics"] == {"val_loss": 1.5, "speed": None}
-    for speed, steps, known in ((2.5, 7, 2.5), (math.nan, 7, 2.5), (math.nan, 8, None)):
-        run.write_result(metrics={"speed": speed}, steps=steps, seconds=1.0, parameters=9)
-        assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == {"speed": known}
+    assert result["metrics"] == {"val_loss": 1.5, "words_per_second": None}
+    for value, steps, known in ((2.5, 7, 2.5), (math.nan, 7, 2.5), (math.nan, 8, None)):
+        # An accuracy that is not a number now was one of something else.
+        metrics = {"words_per_second": value, "accuracy": value}
+        run.write_result(metrics=metrics, steps=steps, seconds=1.0, parameters=9)
+        found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+        assert found == {"words_per_second": known, "accuracy": value if math.isfinite(value) else None}
+    (tmp_path / "run" / "result.json").write_text("damaged")
     run.write_result(metrics={"val_loss": 1.5}, steps=7, seconds=1.23456, parameters=9)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["steps"], result["seconds"], result["parameters"]) == (7, 1.235, 9)
