@@ -84,7 +84,7 @@ def _feature_ndim(inputs: Inputs, condition: ArrayLike | None) -> int:
     leaves = jax.tree.leaves(inputs)
     total = jnp.ndim(leaves[0]) if leaves else 2
     given = 0 if condition is None else jnp.ndim(condition)
-    return max(0, total - given) if given > 1 or given == total else min(1, total - 1)
+    return max(0, total - given if given > 1 or given == total else min(1, total - 1))
 
 
 @functools.lru_cache(maxsize=256)

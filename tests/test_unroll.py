@@ -114,6 +114,8 @@ def test_the_mask_says_which_axes_of_a_bare_function_are_its_batch(features):
         total, np.broadcast_to(np.reshape([7.0, 8.0], (2, *[1] * len(features))), total.shape)
     )
     assert unroll(add, {}, jnp.arange(4.0), jnp.zeros(()))[1].tolist() == [0, 1, 3, 6]
+    with pytest.raises(ValueError, match=r"inputs: expected .*, found shape \(\)"):
+        unroll(add, {}, jnp.zeros(()), jnp.zeros(()))
 
 
 def test_a_bare_function_is_traced_once():
