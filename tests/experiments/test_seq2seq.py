@@ -16,8 +16,9 @@ from experiments.runner import run_experiment
 from experiments.seq2seq import Seq2SeqConfig, main, make_loss
 from experiments.seq2seq_data import Side
 from experiments.translation_scores import score
-from experiments.translator import score_file
+from experiments.translator import Translation, Translator, plot_attention_of, score_file
 from rnn_jax import losses
+from rnn_jax.data import Vocabulary
 from rnn_jax.models import Seq2Seq
 from rnn_jax.models.scheduled_sampling import sampled_logits
 from rnn_jax.models.seq2seq import shift
@@ -160,6 +161,25 @@ def test_scoring_a_file_of_hypotheses(trained, files, tmp_path):
     assert f"BLEU {read(run, 'result.json')['metrics']['test_bleu']:.2f}" in out
     code, _, err = seq2seq(f"--workdir={run}", f"--bleu_of={files}/dev.de")
     assert (code, err) == (2, "seq2seq: --bleu_of: expected 6 lines, as many as there are references, found 8\n")
+
+
+def test_the_attention_map_is_of_the_symbols_written(monkeypatch, tmp_path):
+    """Here they were cut off: the text, encoded again, would have an end."""
+    side, drawn = Side(Vocabulary.from_text("ab\n", "char"), "char"), []
+    monkeypatch.setattr(
+        "rnn_jax.models.seq2seq.attention_weights",
+        lambda model, params, source, mask, inputs: jnp.zeros((len(inputs), 1, len(source))),
+    )
+    monkeypatch.setattr(
+        "rnn_jax.training.sequence_plots.plot_attention",
+        lambda weights, read, written, image: drawn.append((weights.shape, read, written)),
+    )
+    written = side.encode(["abb"])[0][:-1]
+    said = plot_attention_of(
+        Translator(None, None, None, side, side), "ab", Translation("abb", written, 0.0, 0.0, False), tmp_path / "map"
+    )
+    assert said == f"attention map in {tmp_path}/map"
+    assert drawn == [((3, 3), ["a", "b", "end"], ["a", "b", "b"])]
 
 
 @pytest.mark.parametrize("lowercase", [False, True])
