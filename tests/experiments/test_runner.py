@@ -137,7 +137,12 @@ def test_a_signal_ends_a_run_that_can_be_resumed(whole, tmp_path):
 
 @pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_after_training_says_how_to_go_on(tmp_path, name, expected):
-    code, output, errors = run("--steps=2", "--workdir=run", f"--late_signal={name}", folder=tmp_path)
+    # What a shell runs in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, output, errors = run("--steps=2", "--workdir=run", f"--late_signal={name}", folder=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, output) == (expected, "")
     assert errors.splitlines()[-1] == f"toy: stopped by {name}; resume: python -m experiments.toy --workdir=run"
     assert run("--workdir=run", folder=tmp_path)[0] == 0
