@@ -75,11 +75,7 @@ def _check_cell(text: str) -> None:
     # Imported here: most command lines that are wrong are so without the seconds that JAX takes.
     from rnn_jax.cells import check
 
-    try:
-        check(text)
-    except ValueError as error:
-        message = str(error)
-        raise ValueError(message if message.startswith("cell:") else f"cell: {message}") from None
+    check(text)
 
 
 def _check_sweep(text: str) -> None:
@@ -299,6 +295,18 @@ def free(config_class: type, *, used: bool = False) -> frozenset[str]:
     return frozenset(
         field.name for field in fields(config_class) if field.flag.free is True or (used and field.flag.free)
     )
+
+
+def refuse_two_modes(config: Any) -> None:
+    """For an experiment that does one thing with a trained run at a time.
+
+    Raises:
+        FlagError: two mode flags are given.
+    """
+    modes = [field.name for field in fields(type(config)) if field.flag.mode]
+    given = sorted(name for name in modes if getattr(config, name) not in (None, False))
+    if len(given) > 1:
+        raise FlagError(f"--{given[0]}: expected one thing to do with the run, found --{given[1]} too")
 
 
 def restored(config: Config, values: dict[str, Any]) -> Config:

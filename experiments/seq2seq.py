@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, fields, flag
+from experiments.flags import FlagError, checked, flag, refuse_two_modes
 from experiments.runner import run_experiment
 from experiments.seq2seq_data import Side, load_corpus, task_of, tokens_of
 from experiments.translation_scores import exact_match_by_length, score
@@ -129,11 +129,7 @@ class Seq2SeqConfig(TrainingConfig):
 
 def main(config: Seq2SeqConfig, run: "Run") -> None:
     """Train, evaluate and decode; or use a trained run."""
-    modes = [
-        field.name for field in fields(type(config)) if field.flag.mode and getattr(config, field.name) is not None
-    ]
-    if len(modes) > 1:
-        raise FlagError(f"--{modes[1]}: expected one thing to do with the run, found --{modes[0]} too")
+    refuse_two_modes(config)
     if config.n_best > config.beam_size:
         raise FlagError(f"--n_best: expected at most --beam_size={config.beam_size}, found {config.n_best}")
     if config.coverage_penalty and config.attention == "none":

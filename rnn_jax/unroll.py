@@ -94,8 +94,7 @@ def _wrap(function: CellFunction, feature_ndim: int) -> Cell:
     def nothing(*_: object) -> None:
         return None
 
-    cell = from_function(function, nothing, nothing)  # pyright: ignore[reportArgumentType]
-    return cell.replace(feature_ndim=feature_ndim)
+    return from_function(function, nothing, nothing, feature_ndim=feature_ndim)  # pyright: ignore[reportArgumentType]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))

@@ -88,7 +88,7 @@ def check(text: str) -> None:
     """Build the cell that `text` names and trace its parameters and one step, so that a bad option is known at once.
 
     Raises:
-        ValueError: see `make`; an option of the wrong kind.
+        ValueError: see `make`; an option of the wrong kind. All begin with "cell: ".
     """
 
     def one_step() -> Any:
@@ -96,23 +96,18 @@ def check(text: str) -> None:
         params = cell.init(jax.random.key(0), 2)
         return cell(params, cell.initial_carry(params, (1,)), jnp.zeros((1, 2)))
 
-    parse(text)
     try:
         with warnings.catch_warnings():
             # JAX warns of dtypes that it is not set to hold.
             warnings.filterwarnings("error", "Explicitly requested dtype", UserWarning)
             jax.eval_shape(one_step)
-    except ValueError as error:
-        if ": expected" in str(error):
+    except (ValueError, TypeError, OverflowError, UserWarning) as error:
+        message = str(error).strip().partition("\n")[0]
+        if isinstance(error, ValueError) and message.startswith("cell: "):
             raise
-        raise _no_fit(text, error) from error
-    except (TypeError, OverflowError, UserWarning) as error:
-        raise _no_fit(text, error) from error
-
-
-def _no_fit(text: str, error: Exception) -> ValueError:
-    found = str(error).strip().partition("\n")[0]
-    return ValueError(f"cell: expected options that fit together, found {text!r}: {found}")
+        if not (isinstance(error, ValueError) and ": expected" in message):
+            message = f"expected options that fit together, found {text!r}: {message}"
+        raise ValueError(f"cell: {message}") from error
 
 
 def make(text: str, hidden_size: int, **options: Any) -> Cell:

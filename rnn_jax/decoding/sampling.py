@@ -1,6 +1,7 @@
 """Decoding one symbol after another: the likeliest, or one drawn."""
 
 import operator
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -157,13 +158,14 @@ def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
     Raises:
         ValueError: names the argument.
     """
-    if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
+    if _known_outside(temperature, lambda number: number > 0):
         raise ValueError(f"temperature: expected a number above 0 (use greedy for 0), found {temperature!r}")
     if top_k is not None and not (hasattr(top_k, "__index__") and operator.index(top_k) >= 1):
         raise ValueError(f"top_k: expected a positive integer or None, found {top_k!r}")
-    if (
-        top_p is not None
-        and not isinstance(top_p, Tracer)
-        and not np.all((np.asarray(top_p) > 0) & (np.asarray(top_p) <= 1))
-    ):
+    if top_p is not None and _known_outside(top_p, lambda number: (number > 0) & (number <= 1)):
         raise ValueError(f"top_p: expected a number in (0, 1] or None, found {top_p!r}")
+
+
+def _known_outside(value: Any, allowed: Callable[[np.ndarray], Any]) -> bool:
+    """Whether a value, if it is known before tracing, is not what is allowed."""
+    return not isinstance(value, Tracer) and not np.all(allowed(np.asarray(value)))
