@@ -150,6 +150,7 @@ def train_model(config: SkipGram, run: "Run") -> None:
     import numpy as np
 
     from rnn_jax.data.keyed_vectors import KeyedVectors
+    from rnn_jax.models.word_vector_training import POOLS
     from rnn_jax.models.word_vectors import WordVectors
     from rnn_jax.training.files import replaced
 
@@ -170,6 +171,7 @@ def train_model(config: SkipGram, run: "Run") -> None:
             window=config.window,
             negative=config.negative,
             tiles=tiles,
+            pool=POOLS[config.model],
         )
     start = None if before is None else carry_over(before[0], model, vocabulary.symbols, config.seed)
     run.begin(model=model, vocabulary=vocabulary, data=describe_data(config, corpus))

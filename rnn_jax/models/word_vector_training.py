@@ -27,6 +27,8 @@ BLOCKS = 64
 LAST_RATE = 1e-4
 # At the start of training; the best of a few on 6 M words of Wikipedia.
 LEARNING_RATES = {"skipgram": 0.03, "cbow": 0.05}
+# Negatives that a tile draws: smaller pools cost analogies, larger ones time.
+POOLS = {"skipgram": 32, "cbow": 12}
 
 
 @jax.jit

@@ -25,9 +25,10 @@ that of pairs. Each table then gets one scatter of the rows' summed gradients.
 
 import dataclasses
 import functools
+import math
 import operator
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,18 +90,18 @@ class RowGradients(NamedTuple):
     """Gradients of some rows of both tables; a row that is named twice has the sum of both.
 
     Attributes:
-        input_rows: [N] ids.
-        input: [N, d].
-        output_rows: [M] ids.
-        output: [M, d].
+        input_rows: [R, N] ids.
+        input: [R, N, d].
+        output_rows: [R, M] ids.
+        output: [R, M, d].
         loss: the sum of the losses in the first tile, a sample to watch.
         pairs: the number of pairs in it.
     """
 
-    input_rows: Int[Array, " N"]
-    input: Float[Array, "N d"]
-    output_rows: Int[Array, " M"]
-    output: Float[Array, "M d"]
+    input_rows: Int[Array, "R N"]
+    input: Float[Array, "R N d"]
+    output_rows: Int[Array, "R M"]
+    output: Float[Array, "R M d"]
     loss: Float[Array, ""]
     pairs: Float[Array, ""]
 
@@ -201,10 +202,11 @@ def distributions(
 
 def draw_negatives(noise_bits: UInt[Array, " V"], key: Key, shape: tuple[int, ...]) -> Array:
     """Words from the noise distribution: int32 of that shape."""
-    bits = jax.random.bits(key, shape, jnp.uint32)
+    # In one row: of a last axis of 10, say, LLVM makes seconds of work, and a slow loop.
+    bits = jax.random.bits(key, (math.prod(shape),), jnp.uint32)
     drawn = jnp.searchsorted(noise_bits, bits, side="right").astype(jnp.int32)
     # The last bound cannot be 2³²: a draw of all ones would fall behind it.
-    return jnp.minimum(drawn, len(noise_bits) - 1)
+    return jnp.minimum(drawn, len(noise_bits) - 1).reshape(shape)
 
 
 def draw_windows(window: int, key: Key, shape: tuple[int, ...]) -> Array:
@@ -214,8 +216,8 @@ def draw_windows(window: int, key: Key, shape: tuple[int, ...]) -> Array:
     return 1 + ((bits * window) >> 16)
 
 
-def window_mask(model: WordVectors, block: Block) -> Float[Array, "R C T"]:
-    """1 where word c is in the window of centre t, else 0."""
+def window_mask(model: WordVectors, block: Block) -> Float[Array, "R O T"]:
+    """1 where word t + o is in the window of centre t, which is word t + window, else 0; O = 2 window + 1."""
     within = jnp.cumsum(block.words < 0, axis=1)
     document = jnp.where(block.words < 0, -1, within)
     # A centre without a word has the number -2: nothing is its context.
@@ -223,7 +225,13 @@ def window_mask(model: WordVectors, block: Block) -> Float[Array, "R C T"]:
     distance = np.abs(np.arange(model.span)[:, None] - np.arange(model.tile) - model.window)
     distance[distance == 0] = model.span
     near = jnp.asarray(distance, jnp.int32) <= block.windows[:, None, :]
-    return jnp.where(near & (document[:, :, None] == own[:, None, :]), block.centres[:, None, :], 0.0)
+    inside = jnp.where(near & (document[:, :, None] == own[:, None, :]), block.centres[:, None, :], 0.0)
+    return to_band(inside, model.window)
+
+
+def _by_offset(values: Array, tile: int) -> Array:
+    """[o, t] = values[t + o]: [R, O, T] from [R, C]."""
+    return jnp.stack([values[:, o : o + tile] for o in range(values.shape[1] - tile + 1)], 1)
 
 
 def to_band(scores: Float[Array, "R C T"], window: int) -> Float[Array, "R O T"]:
@@ -250,7 +258,7 @@ class Pairs(NamedTuple):
 
     contexts: Int[Array, "R C"]
     negatives: Int[Array, "R K"]
-    inside: Float[Array, "R C T"]
+    inside: Float[Array, "R O T"]
     positive_weights: Float[Array, "R P T"]
     negative_weights: Float[Array, "R K T"]
     positive_shift: Float[Array, "R P T"] | None
@@ -264,19 +272,17 @@ def weigh(model: WordVectors, given: Distributions, block: Block) -> Pairs:
     share = model.negative / model.pool
     pool = block.negatives[:, :, None]
     if model.model == "skipgram":
-        positives = to_band(inside, model.window)
-        targets = [contexts[:, None, o : o + model.tile] for o in range(2 * model.window + 1)]
+        positives, targets = inside, contexts
     else:
-        positives = inside.max(1, keepdims=True)
-        targets = [contexts[:, None, model.window : -model.window]]
+        positives, targets = inside.max(1, keepdims=True), contexts[:, model.window : -model.window]
     count = positives.sum(1, keepdims=True)
     if model.objective == "nce":
         shift = given.log_unigram - given.log_noise
-        negatives = jnp.broadcast_to(share * count, (*pool.shape[:2], model.tile))
-        return Pairs(
-            contexts, block.negatives, inside, positives, negatives, shift[jnp.concatenate(targets, 1)], shift[pool]
-        )
-    equal = _sum(jnp.where(target == pool, positives[:, o : o + 1], 0.0) for o, target in enumerate(targets))
+        weights = jnp.broadcast_to(share * count, (*pool.shape[:2], model.tile))
+        of_targets = _by_offset(shift[targets], model.tile)
+        return Pairs(contexts, block.negatives, inside, positives, weights, of_targets, shift[pool])
+    views = [targets[:, None, o : o + model.tile] for o in range(positives.shape[1])]
+    equal = _sum(jnp.where(view == pool, positives[:, o, None], 0.0) for o, view in enumerate(views))
     return Pairs(contexts, block.negatives, inside, positives, share * (count - equal), None, None)
 
 
@@ -287,15 +293,14 @@ def block_loss(model: WordVectors, given: Distributions, tables: Tables, pairs: 
     if model.model == "skipgram":
         hidden, targets = tables.input[centres], contexts
     else:
-        reached = jnp.maximum(pairs.inside.sum(1), 1.0)
-        hidden = jnp.einsum("rct,rcd->rtd", pairs.inside, tables.input[contexts]) / reached[:, :, None]
+        hidden = _window_sum(_mean_weights(pairs), tables.input[contexts])
         targets = centres
     number = pairs.positive_weights.sum()
     if model.objective == "softmax":
         log_probability = jax.nn.log_softmax(hidden @ tables.output.T + given.log_unigram)
         if model.model == "skipgram":
             weights = pairs.inside.swapaxes(1, 2)
-            index = jnp.broadcast_to(targets[:, None, :], weights.shape)
+            index = _by_offset(targets, model.tile).swapaxes(1, 2)
         else:
             index, weights = targets[..., None], pairs.positive_weights.swapaxes(1, 2)
         return -(jnp.take_along_axis(log_probability, index, axis=2) * weights).sum(), number
@@ -331,10 +336,13 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
     contexts = pairs.contexts
     centres = contexts[:, model.window : -model.window]
     skipgram = model.model == "skipgram"
+    # The skip-gram's loops are as fast without.
+    stored = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
     # One gather and one scatter for both kinds of output rows: two would make XLA copy the table.
     output_rows = jnp.concatenate([contexts if skipgram else centres, pairs.negatives], 1)
     input_rows = centres if skipgram else contexts
-    outputs, inputs = _rows(tables.output, output_rows), _rows(tables.input, input_rows)
+    outputs = stored(lambda: _rows(tables.output, output_rows))
+    inputs = stored(lambda: _rows(tables.input, input_rows))
     near, pool = outputs[:, : -model.pool], outputs[:, -model.pool :]
     if skipgram:
         hidden = inputs
@@ -342,34 +350,59 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
         products = jnp.einsum("rcd,rtd->rct", outputs, hidden)
         scores, pool_scores = to_band(products[:, : model.span], model.window), products[:, model.span :]
     else:
-        shares = pairs.inside / jnp.maximum(pairs.inside.sum(1, keepdims=True), 1.0)
-        hidden = jnp.einsum("rct,rcd->rtd", shares, inputs)
+        hidden = stored(lambda: _window_sum(_mean_weights(pairs), inputs))
         scores = (hidden * near).sum(-1)[:, None]
         pool_scores = jnp.einsum("rkd,rtd->rkt", pool, hidden)
-    to_positive = -pairs.positive_weights * _sigmoid(-_shifted(scores, pairs.positive_shift))
-    to_negative = pairs.negative_weights * _sigmoid(_shifted(pool_scores, pairs.negative_shift))
+    to_positive, to_negative = stored(
+        lambda: (
+            -pairs.positive_weights * _sigmoid(-_shifted(scores, pairs.positive_shift)),
+            pairs.negative_weights * _sigmoid(_shifted(pool_scores, pairs.negative_shift)),
+        )
+    )
     # Sums of a few scaled rows: XLA makes one loop of each, faster than a product of small matrices.
     to_hidden = _sum(to_negative[:, k, :, None] * pool[:, k, None] for k in range(model.pool))
     to_pool = _sum(to_negative[:, :, t, None] * hidden[:, t, None] for t in range(model.tile))
     if skipgram:
-        to_near = _spread(to_positive, hidden)
+        to_near = _spread(to_positive, hidden, stored)
         to_input = to_hidden + _window_sum(to_positive, near)
     else:
         to_near = to_positive[:, 0, :, None] * hidden
-        to_input = jnp.einsum("rct,rtd->rcd", pairs.inside, to_hidden + to_positive[:, 0, :, None] * near)
+        to_input = _spread(pairs.inside, to_hidden + to_positive[:, 0, :, None] * near, stored)
     # Written in parts: of a concatenation XLA would make one loop with a branch for each number.
     to_output = jax.lax.dynamic_update_slice(jnp.zeros_like(outputs), to_near, (0, 0, 0))
     to_output = jax.lax.dynamic_update_slice(to_output, to_pool, (0, near.shape[1], 0))
-    flat = (-1, model.dimension)
     first = jax.tree.map(lambda leaf: leaf[:1], pairs)
     return RowGradients(
-        input_rows.ravel(),
-        to_input.reshape(flat),
-        output_rows.ravel(),
-        to_output.reshape(flat),
+        input_rows,
+        to_input,
+        output_rows,
+        to_output,
         _sampled_loss(first, scores[:1], pool_scores[:1]),
         first.positive_weights.sum(),
     )
+
+
+def _at_once(compute: Callable[[], Any]) -> Any:
+    return compute()
+
+
+def _stored(live: Array, compute: Callable[[], Any]) -> Any:
+    """What `compute` returns; on the CPU, zeros where a block is not live, for which there is nothing to compute.
+
+    What matters is that it is kept in memory: else XLA computes a sum anew for each term of the next, and does not
+    vectorise the loop either. On the CPU it forgets optimization barriers before it makes loops; the result of a
+    branch it has to store.
+    """
+
+    def nothing() -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute))
+
+    return jax.lax.platform_dependent(cpu=lambda: jax.lax.cond(live, compute, nothing), default=compute)
+
+
+def _mean_weights(pairs: Pairs) -> Array:
+    """CBOW's weights: a mean over each window, 0 where it is empty."""
+    return pairs.inside / jnp.maximum(pairs.inside.sum(1, keepdims=True), 1.0)
 
 
 def _window_sum(weights: Array, rows: Array) -> Array:
@@ -378,12 +411,12 @@ def _window_sum(weights: Array, rows: Array) -> Array:
     return _sum(weights[:, o, :, None] * rows[:, o : o + tile] for o in range(width) if o != width // 2)
 
 
-def _spread(weights: Array, rows: Array) -> Array:
+def _spread(weights: Array, rows: Array, stored: Callable[[Callable[[], Any]], Any]) -> Array:
     """[c] = Σₒ weights[o, c - o] rows[c - o], the transpose of `_window_sum`: [R, C, d] from [R, O, T], [R, T, d]."""
     width, tile = weights.shape[1:]
     margin, span = width - 1, tile + width - 1
-    rows = jnp.pad(rows, ((0, 0), (margin, margin), (0, 0)))
-    weights = jnp.pad(weights, ((0, 0), (0, 0), (margin, margin)))
+    around = ((0, 0), (margin, margin))
+    rows, weights = stored(lambda: (jnp.pad(rows, (*around, (0, 0))), jnp.pad(weights, ((0, 0), *around))))
     starts = [(o, margin - o) for o in range(width) if o != width // 2]
     return _sum(weights[:, o, start : start + span, None] * rows[:, start : start + span] for o, start in starts)
 
@@ -409,8 +442,8 @@ def descend(
         scale = Tables(given.input_rate[:, None], given.output_rate[:, None])
         return jax.tree.map(lambda table, row, factor: table - rate * factor * row, tables, gradient, scale), found
     rows = block_gradient(model, tables, pairs)
-    to_input = -rate * given.input_rate[rows.input_rows][:, None] * rows.input
-    to_output = -rate * given.output_rate[rows.output_rows][:, None] * rows.output
+    to_input = -rate * given.input_rate[rows.input_rows][..., None] * rows.input
+    to_output = -rate * given.output_rate[rows.output_rows][..., None] * rows.output
     after = Tables(
         tables.input.at[rows.input_rows].add(to_input, mode="promise_in_bounds"),
         tables.output.at[rows.output_rows].add(to_output, mode="promise_in_bounds"),

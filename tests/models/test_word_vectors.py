@@ -128,6 +128,19 @@ def test_block_gradient_is_that_of_the_pairs(kind, objective):
     np.testing.assert_allclose(found.output, expected.output, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["skipgram", "cbow"])
+def test_a_block_without_a_pair_has_no_gradient(kind):
+    model = dataclasses.replace(TINY, model=kind)
+    block = random_block(model)
+    # Every other word is an end: no word has a neighbour.
+    block = block._replace(words=block.words.at[:, ::2].set(-1))
+    pairs = weigh(model, given_for(model), block)
+    found = jax.jit(block_gradient, static_argnums=0)(model, random_tables(model), pairs)
+    assert found.loss == found.pairs == 0
+    assert not found.input.any()
+    assert not found.output.any()
+
+
 @pytest.mark.parametrize("objective", ["negative_sampling", "nce", "softmax"])
 @pytest.mark.parametrize("kind", ["skipgram", "cbow"])
 def test_block_loss_is_that_of_the_pairs(kind, objective):
@@ -189,8 +202,8 @@ def test_windows_do_not_cross_the_end_of_a_document():
     model = WordVectors(9, dimension=2, window=2, tile=4, tiles=1, pool=1)
     words = jnp.array([[1, 2, 3, 4, -1, 5, 6, -1]], jnp.int32)
     block = Block(words, jnp.ones((1, 4)), jnp.full((1, 4), 2), jnp.zeros((1, 1), jnp.int32))
-    # Centres 3, 4, (end), 5.
-    expected = [[1, 1, 0, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0], [0] * 8, [0, 0, 0, 0, 0, 0, 1, 0]]
+    # Two words before and two behind the centres 3, 4, (end), 5.
+    expected = [[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 0]]
     np.testing.assert_array_equal(window_mask(model, block)[0].T, expected)
 
 
