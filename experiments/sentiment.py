@@ -152,6 +152,8 @@ def train_model(config: Sentiment, run: "Run") -> None:
     from rnn_jax.training.confusion import accuracy, confusion_matrix, f1_scores, macro_f1, plot_confusion
     from rnn_jax.training.state import parameter_count
 
+    if config.embeddings is not None and config.level == "char":
+        raise FlagError("--embeddings: expected --level=word, found --level=char")
     regular = regularisation(config)
     splits = read_splits(config)
     classes = check_classes(splits["train"], {name: split for name, split in splits.items() if name != "train"})
@@ -321,8 +323,6 @@ def trained_vectors(config: Sentiment, encoder: "TextEncoder") -> "dict[int, np.
 
     if config.embeddings is None:
         return None
-    if config.level == "char":
-        raise FlagError("--embeddings: expected --level=word, found --level=char")
     try:
         loaded = load_word2vec(config.embeddings, "embeddings")
     except DataError as error:

@@ -39,8 +39,9 @@ from rnn_jax.typing import Key
 
 MODELS = ("skipgram", "cbow")
 OBJECTIVES = ("negative_sampling", "nce", "softmax")
-# More pairs of one word than this in a block do not lengthen its step; found on 6 M words of Wikipedia.
-TAME = 100.0
+# More pairs of one word than this in a block do not lengthen its step; found on 6 M words of Wikipedia. A pair of the
+# softmax moves the rows of all words: with 100 its loss grows without bound.
+TAME = {"negative_sampling": 100.0, "nce": 100.0, "softmax": 20.0}
 
 
 class Tables(NamedTuple):
@@ -162,7 +163,7 @@ def distributions(
     keep: np.ndarray,
     noise: np.ndarray,
     noise_bits: np.ndarray,
-    tame: float = TAME,
+    tame: float | None = None,
 ) -> Distributions:
     """The arrays of `Distributions`.
 
@@ -176,8 +177,9 @@ def distributions(
         keep: [V] see `rnn_jax.data.words.keep_probabilities`.
         noise: [V] see `rnn_jax.data.words.noise_distribution`.
         noise_bits: [V] see `rnn_jax.data.words.cumulative_bits`.
-        tame: pairs.
+        tame: pairs; None: what `TAME` says of the objective.
     """
+    tame = TAME[model.objective] if tame is None else tame
     unigram = counts / counts.sum()
     kept = unigram * keep / (unigram * keep).sum()
     positions = model.tile * model.tiles
