@@ -355,8 +355,10 @@ def _copied(training):
     return (progress._replace(tables=jax.tree.map(np.array, progress.tables)) for progress in training)
 
 
-def test_vmap_over_seeds_and_learning_rates(small):
+@pytest.mark.parametrize("kind", ["skipgram", "cbow"])
+def test_vmap_over_seeds_and_learning_rates(small, kind):
     model, corpus, given = small
+    model = dataclasses.replace(model, model=kind)
     kept, length = subsample(given, corpus, jax.random.key(9))
     keys = jax.random.split(jax.random.key(0), 4)
     rates = jnp.asarray(np.outer([0.1, 0.05, 0.01, 0.2], np.ones(4)), jnp.float32)
