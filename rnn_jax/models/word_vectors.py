@@ -231,9 +231,9 @@ def window_mask(model: WordVectors, block: Block) -> Float[Array, "R O T"]:
     return to_band(inside, model.window)
 
 
-def _by_offset(values: Array, tile: int) -> Array:
-    """[o, t] = values[t + o]: [R, O, T] from [R, C]."""
-    return jnp.stack([values[:, o : o + tile] for o in range(values.shape[1] - tile + 1)], 1)
+def _by_offset(values: Array, tile: int) -> list[Array]:
+    """For each offset o, [t] = values[t + o]: [R, T] each from [R, C]."""
+    return [values[:, o : o + tile] for o in range(values.shape[1] - tile + 1)]
 
 
 def to_band(scores: Float[Array, "R C T"], window: int) -> Float[Array, "R O T"]:
@@ -281,10 +281,10 @@ def weigh(model: WordVectors, given: Distributions, block: Block) -> Pairs:
     if model.objective == "nce":
         shift = given.log_unigram - given.log_noise
         weights = jnp.broadcast_to(share * count, (*pool.shape[:2], model.tile))
-        of_targets = _by_offset(shift[targets], model.tile)
+        of_targets = jnp.stack(_by_offset(shift[targets], model.tile), 1)
         return Pairs(contexts, block.negatives, inside, positives, weights, of_targets, shift[pool])
-    views = [targets[:, None, o : o + model.tile] for o in range(positives.shape[1])]
-    equal = _sum(jnp.where(view == pool, positives[:, o, None], 0.0) for o, view in enumerate(views))
+    views = _by_offset(targets, model.tile)
+    equal = _sum(jnp.where(view[:, None] == pool, positives[:, o, None], 0.0) for o, view in enumerate(views))
     return Pairs(contexts, block.negatives, inside, positives, share * (count - equal), None, None)
 
 
@@ -300,12 +300,8 @@ def block_loss(model: WordVectors, given: Distributions, tables: Tables, pairs: 
     number = pairs.positive_weights.sum()
     if model.objective == "softmax":
         log_probability = jax.nn.log_softmax(hidden @ tables.output.T + given.log_unigram)
-        if model.model == "skipgram":
-            weights = pairs.inside.swapaxes(1, 2)
-            index = _by_offset(targets, model.tile).swapaxes(1, 2)
-        else:
-            index, weights = targets[..., None], pairs.positive_weights.swapaxes(1, 2)
-        return -(jnp.take_along_axis(log_probability, index, axis=2) * weights).sum(), number
+        of_pairs = jnp.take_along_axis(log_probability, jnp.stack(_by_offset(targets, model.tile), 2), axis=2)
+        return -(of_pairs * pairs.positive_weights.swapaxes(1, 2)).sum(), number
     rows = tables.output[targets]
     if model.model == "skipgram":
         scores = to_band(jnp.einsum("rcd,rtd->rct", rows, hidden), model.window)
@@ -338,7 +334,7 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
     contexts = pairs.contexts
     centres = contexts[:, model.window : -model.window]
     skipgram = model.model == "skipgram"
-    # The skip-gram's loops are as fast without.
+    # Skip-gram's loops are faster without.
     stored = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
     # One gather and one scatter for both kinds of output rows: two would make XLA copy the table.
     output_rows = jnp.concatenate([contexts if skipgram else centres, pairs.negatives], 1)
