@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 WINDOW = 256
 # An evaluation at the end reads the text in streams no shorter than this, so that hardly a symbol lacks its context.
 SHORTEST_STREAM = 200_000
-# While training, more and shorter ones serve.
-QUICK_STREAM = 2_000
+# While training, more and shorter ones serve, up to as many as there are windows in a batch: one program for both.
+QUICK_STREAM = 700
+ROWS = 64
 STREAMED_CHUNK = 32
 
 
@@ -103,6 +104,7 @@ def train_model(config: CharLM, run: "Run") -> None:
     import jax
     import jax.numpy as jnp
 
+    from experiments.joint import apart
     from experiments.train import describe_parameters, initial_params, train
     from rnn_jax import losses
     from rnn_jax.data import Streams, Vocabulary, load_corpus
@@ -122,7 +124,7 @@ def train_model(config: CharLM, run: "Run") -> None:
         texts["test"] = corpus.test
     ids = {split: vocabulary.encode(text, argument=split) for split, text in texts.items()}
     # Too short a text is to be known before training.
-    quick = evaluation_batches(ids["valid"], QUICK_STREAM, "valid")
+    quick = evaluation_batches(ids["valid"], QUICK_STREAM, "valid", WINDOW)
     if "test" in ids:
         evaluation_batches(ids["test"], SHORTEST_STREAM, "test")
     streams = Streams(ids["train"], config.batch_size, config.bptt, shuffle_offset=True, seed=config.seed)
@@ -184,11 +186,11 @@ def train_model(config: CharLM, run: "Run") -> None:
         loss_unit=f"nats per {config.level}",
     )
 
-    metrics = evaluate(model, trained.params, ids["valid"], "val", config.level)
+    metrics = apart("judge", evaluate, model, trained.params, ids["valid"], "val", config.level)
     if "test" in ids:
-        metrics |= evaluate(model, trained.params, ids["test"], "test", config.level)
+        metrics |= apart("judge test", evaluate, model, trained.params, ids["test"], "test", config.level)
     metrics |= {"tokens_per_second": trained.units_per_second}
-    print(write(trained.params, trained.steps))
+    print(apart("sample", write, trained.params, trained.steps))
     print(f"val_loss         {metrics['val_loss']:.4f} nats per {config.level}, carry kept over the whole split")
     print(f"val_loss_window  {metrics['val_loss_window']:.4f} nats per {config.level}, fresh carry each {WINDOW}")
     for name in [name for name in metrics if not name.startswith("val_loss")]:
@@ -277,21 +279,25 @@ def score(config: CharLM, run: "Run") -> None:
         )
 
 
-def evaluation_batches(ids: Any, shortest: int, name: str) -> "EvaluationBatches":
-    """A text in as few streams as are not longer than they must be: one for each `shortest` symbols."""
+def evaluation_batches(ids: Any, shortest: int, name: str, steps: int = 1024) -> "EvaluationBatches":
+    """A text in streams of `shortest` symbols or more, read so many steps at a time."""
     from rnn_jax.data import evaluation_streams
 
-    return evaluation_streams(ids, max(1, min(64, len(ids) // shortest)), min(1024, max(1, len(ids) - 1)), name)
+    return evaluation_streams(ids, max(1, min(ROWS, len(ids) // shortest)), min(steps, max(1, len(ids) - 1)), name)
 
 
 def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches") -> float:
     """Nats per symbol, over every target once."""
-    carry = None
-    total = count = 0.0
+    import jax
+
+    carry, sums = None, []
     for batch in batches:
-        carry, (loss, number) = _evaluation_step(model, params, None if batch.first else carry, batch)
-        total += float(loss)
-        count += float(number)
+        if batch.first:
+            carry = model.apply({"params": params}, batch.inputs.shape[1:], method="initial_carry")
+        carry, loss_and_count = _evaluation_step(model, params, carry, batch)
+        sums.append(loss_and_count)
+    # Fetched once: a wait for each batch would let other threads in between each time.
+    total, count = (sum(map(float, column)) for column in zip(*jax.device_get(sums), strict=True))
     return total / count
 
 
@@ -319,7 +325,7 @@ def evaluate(model: "LanguageModel", params: Any, ids: Any, split: str, level: s
     from rnn_jax.losses import perplexity
 
     carried = mean_loss(model, params, evaluation_batches(ids, SHORTEST_STREAM, split))
-    fresh = mean_loss(model, params, windows(ids, WINDOW, 32, split))
+    fresh = mean_loss(model, params, windows(ids, WINDOW, ROWS, split))
     unit, value = ("bpc", carried / math.log(2)) if level == "char" else ("perplexity", perplexity(carried))
     return {f"{split}_loss": carried, f"{split}_loss_window": fresh, f"{split}_{unit}": value}
 

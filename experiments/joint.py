@@ -2,7 +2,8 @@
 
 Each run is the experiment as it is, on a thread of its own: its data, its evaluations, its folder. Only where a run
 would take a training step it waits for the others, and the steps of all are taken together. At any other time one
-thread alone is at work, so the runs need not know of each other.
+thread alone is at work, so the runs need not know of each other; but what a run declares to touch nothing that others
+use, such as an evaluation, goes on beside them (`apart`).
 """
 
 import contextvars
@@ -31,6 +32,7 @@ class Surroundings:
 
     Attributes:
         share_steps: turns the training step of this run into one taken together with others.
+        apart: see `apart`.
         make_display: unit -> what shows the training.
         on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
         on_trained: told the name of the monitored metric and the values of the best evaluation.
@@ -42,6 +44,7 @@ class Surroundings:
     """
 
     share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
+    apart: Callable[..., Any] = lambda kind, function, *arguments: function(*arguments)
     make_display: Callable[[str], Any] = lambda unit: Display(unit=unit)
     on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
@@ -54,6 +57,17 @@ class Surroundings:
 
 ALONE = Surroundings()
 SURROUNDINGS: contextvars.ContextVar[Surroundings] = contextvars.ContextVar("surroundings", default=ALONE)
+
+
+def apart(kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, in a sweep at the same time as other runs are at work.
+
+    Args:
+        kind: what it does. The first of a kind is waited for by all others of it: the programs it compiles serve them.
+        function: neither reads nor changes anything that belongs to the whole process.
+        arguments: given to it.
+    """
+    return SURROUNDINGS.get().apart(kind, function, *arguments)
 
 
 # Steps by which the faster way is found: each way once to compile, then twice.
@@ -83,6 +97,10 @@ class Joint:
         lanes = min(count, cores()) if jax.default_backend() == "cpu" else 1
         self._lanes = [Lane() for _ in range(lanes)]
         self._widths: dict[Any, int] = {}
+        # What is done apart: how often at this moment, the kinds done before, those being done for the first time.
+        self._apart = 0
+        self._known: set[str] = set()
+        self._new: set[str] = set()
 
     def close(self) -> None:
         """No more steps will come."""
@@ -108,6 +126,23 @@ class Joint:
             return self._meet(_Request((jax.tree.structure(value), _shapes(value)), train_step, value))
 
         return shared
+
+    def apart(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See `apart`; as many at once as there are lanes that memory allows."""
+        while kind in self._new or self._apart >= min([len(self._lanes), *self._widths.values()]):
+            self._turn.wait()
+        if kind not in self._known:
+            self._new.add(kind)
+        self._apart += 1
+        self._turn.release()
+        try:
+            return function(*arguments)
+        finally:
+            self._turn.acquire()
+            self._apart -= 1
+            self._known.add(kind)
+            self._new.discard(kind)
+            self._turn.notify_all()
 
     def agree(self, value: Any, decide: Callable[[list[Any]], list[Any]]) -> Any:
         """Hand in a value, wait for those of all others at work, and receive this run's part of the decision."""

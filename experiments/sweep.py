@@ -194,6 +194,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
     for place, member in enumerate(group):
         around = Surroundings(
             share_steps=joint.share_steps,
+            apart=joint.apart,
             make_display=lambda unit, member=member: _MemberDisplay(board, member, unit),
             on_evaluation=_rungs(joint, member, len(group)) if _halving(config) else None,
             on_trained=member.trained,

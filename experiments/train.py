@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
-from experiments.joint import SURROUNDINGS
+from experiments.joint import SURROUNDINGS, apart
 from rnn_jax.layers.dropout import TracedRate
 from rnn_jax.training.checkpoint import CheckpointMismatch, Checkpoints
 from rnn_jax.training.dispatch import Batches
@@ -124,6 +124,8 @@ def train(
         # An evaluation is each process's own affair.
         evaluate = _of_whole(evaluate, sharding)
         sample = None if sample is None else _of_whole(sample, sharding)
+    evaluate = functools.partial(apart, "evaluate", evaluate)
+    sample = None if sample is None else functools.partial(apart, "sample", sample)
     checkpoints = Checkpoints(run.checkpoints)
     display = around.make_display(unit)
     if checkpoints.progress is None:
@@ -162,7 +164,8 @@ def train(
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"
-    plot_loss(run.path / "metrics.jsonl", run.path / "loss.png", title=title, unit=loss_unit, monitor=drawn or monitor)
+    draw = functools.partial(plot_loss, title=title, unit=loss_unit, monitor=drawn or monitor)
+    apart("draw", draw, run.path / "metrics.jsonl", run.path / "loss.png")
     progress = result.progress
     if around.on_trained is not None:
         around.on_trained(monitor, progress.best_values)

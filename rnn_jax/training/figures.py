@@ -1,6 +1,7 @@
 """Figures saved as PNG."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from rnn_jax.training.files import replaced
+
+# matplotlib's settings belong to the whole process.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -22,7 +26,7 @@ def drawn(image: Path | str, size: tuple[float | int, float | int], *, dpi: int 
         size: width and height in inches.
         dpi: pixels in an inch.
     """
-    with rc_context({"text.parse_math": False}):
+    with _ONE_AT_A_TIME, rc_context({"text.parse_math": False}):
         # A Figure of its own: pyplot keeps global state and may look for a screen.
         figure = Figure(figsize=size, layout="constrained")
         yield figure

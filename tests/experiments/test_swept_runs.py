@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import threading
 import time
 
 import jax
@@ -313,6 +314,37 @@ def test_runs_by_themselves_share_a_compilation():
             states[number] = state
     assert [float(state[0]) for state in states] == [3.0, 4.0, 5.0, 6.0, 7.0]
     assert traced == [0]
+
+
+def test_what_is_apart_goes_on_beside_others(monkeypatch):
+    """The first of a kind is waited for; after it two are done at once, and an error is that of its run alone."""
+    monkeypatch.setattr("experiments.joint.cores", lambda: 2)
+    place, both, order, failed = Joint(5, "loop"), threading.Barrier(2), [], []
+
+    def judge(number):
+        order.append(number)
+        if len(order) == 1:
+            time.sleep(0.05)
+            assert len(order) == 1
+            raise ValueError("the first")
+        both.wait(timeout=20)
+
+    def run(number):
+        with place.member():
+            try:
+                place.apart("judge", judge, number)
+            except ValueError as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    place.close()
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert failed == ["the first"]
+    assert not both.broken
 
 
 def test_too_little_memory_makes_chunks():
