@@ -43,7 +43,6 @@ def data(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(sizes: Sizes) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """(training step, beam search)."""
-    from rnn_jax import losses
     from rnn_jax.models.seq2seq import Seq2Seq, shift, translate
 
     model = Seq2Seq(sizes.vocabulary, sizes.vocabulary, hidden_size=sizes.hidden, num_layers=2, attention="bahdanau")
@@ -55,7 +54,7 @@ def ours(sizes: Sizes) -> tuple[Callable[[], Any], Callable[[], Any]]:
     @jax.jit
     def step(params: Any, state: Any) -> Any:
         def loss(params: Any) -> Any:
-            total, count = losses.cross_entropy(model.apply(params, source, mask, shift(target, 0)), target)  # pyright: ignore[reportArgumentType]
+            total, count = model.apply(params, source, mask, shift(target, 0), target, method="loss")
             return total / count
 
         value, gradient = jax.value_and_grad(loss)(params)

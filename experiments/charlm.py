@@ -106,7 +106,6 @@ def train_model(config: CharLM, run: "Run") -> None:
 
     from experiments.joint import apart
     from experiments.train import describe_parameters, initial_params, train
-    from rnn_jax import losses
     from rnn_jax.data import Streams, Vocabulary, load_corpus
     from rnn_jax.data.streams import StreamBatch
     from rnn_jax.models import LanguageModel
@@ -162,10 +161,16 @@ def train_model(config: CharLM, run: "Run") -> None:
         fresh = model.apply({"params": params}, (config.batch_size,), method="initial_carry")
         carry = jax.tree.map(lambda start, goes_on: jnp.where(batch.first, start, goes_on), fresh, carry)
         result: Any = model.clone(**rates).apply(
-            {"params": params}, batch.inputs, carry, deterministic=not model.is_random, rngs={"dropout": key}
+            {"params": params},
+            batch.inputs,
+            jnp.asarray(batch.targets),
+            carry,
+            deterministic=not model.is_random,
+            rngs={"dropout": key},
+            method="loss",
         )
-        carry, logits = result
-        return losses.cross_entropy(logits, jnp.asarray(batch.targets)), carry
+        carry, total = result
+        return total, carry
 
     def write(params: Any, step: int) -> str:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
@@ -305,12 +310,9 @@ def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches")
 def _jitted_evaluation_step() -> Callable[..., Any]:
     import jax
 
-    from rnn_jax import losses
-
     @functools.partial(jax.jit, static_argnums=0)
     def step(model: Any, params: Any, carry: Any, inputs: Any, targets: Any, mask: Any) -> Any:
-        carry, logits = model.apply({"params": params}, inputs, carry, mask=mask)
-        return carry, losses.cross_entropy(logits, targets, mask)
+        return model.apply({"params": params}, inputs, targets, carry, mask=mask, method="loss")
 
     return step
 

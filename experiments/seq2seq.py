@@ -277,30 +277,29 @@ def make_loss(config: Seq2SeqConfig, model: "Seq2Seq", end: int) -> Callable[...
     def loss(params: Any, step: Any, batch: Any, key: Any, **rates: Any) -> Any:
         network: Any = model.clone(**rates)
         variables, inputs = {"params": params}, shift(batch["target"], end)
+        read = (batch["source"], batch["source_mask"], inputs)
+        wanted = (batch["target"], batch["target_mask"])
         if lowest == 1:
-            logits: Any = network.apply(
+            total: Any = network.apply(
                 variables,
-                batch["source"],
-                batch["source_mask"],
-                inputs,
+                *read,
+                *wanted,
+                label_smoothing=config.label_smoothing,
                 deterministic=config.dropout == 0,
                 rngs={"dropout": key},
+                method="loss",
             )
         else:
             logits = sampled_logits(
                 network,
                 variables,
-                batch["source"],
-                batch["source_mask"],
-                inputs,
+                *read,
                 key,
                 rate=teacher_forcing_rate(schedule, step, lowest, config.teacher_forcing_steps),
                 unit=config.teacher_forcing_unit,
                 deterministic=config.dropout == 0,
             )
-        total = losses.cross_entropy(
-            logits, batch["target"], batch["target_mask"], label_smoothing=config.label_smoothing
-        )
+            total = losses.cross_entropy(logits, *wanted, label_smoothing=config.label_smoothing)
         return total, step + 1
 
     return loss
@@ -320,14 +319,13 @@ def _mean(total: tuple[float, float]) -> float:
 def _evaluation_step() -> Callable[..., Any]:
     import jax
 
-    from rnn_jax import losses
     from rnn_jax.models.seq2seq import shift
 
     @functools.partial(jax.jit, static_argnums=(0, 3))
     def step(model: Any, params: Any, batch: Any, end: int) -> Any:
-        inputs = shift(batch["target"], end)
-        logits = model.apply({"params": params}, batch["source"], batch["source_mask"], inputs)
-        return losses.cross_entropy(logits, batch["target"], batch["target_mask"])
+        target, mask = batch["target"], batch["target_mask"]
+        read = (batch["source"], batch["source_mask"], shift(target, end))
+        return model.apply({"params": params}, *read, target, mask, method="loss")
 
     return step
 

@@ -1,6 +1,8 @@
 """Masked losses: each returns (sum, count), so that means over batches, devices and padding come out right."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,106 @@ def cross_entropy(
     if mask is None:
         return losses.sum(), jnp.asarray(losses.size, losses.dtype)
     return jnp.where(mask, losses, 0).sum(), mask.sum(dtype=losses.dtype)
+
+
+# Logits taken at once by `linear_cross_entropy`. On a CPU 16 MB of them, near enough to its caches that none of the
+# passes over them goes to memory; on an accelerator as many as keep its products large.
+_AT_ONCE = {"cpu": 2**22}
+_AT_ONCE_ELSEWHERE = 2**26
+
+
+def linear_cross_entropy(
+    vectors: Float[Array, "T *B H"],
+    kernel: Float[Array, "H V"],
+    bias: Float[Array, "V"],
+    targets: Tokens,
+    mask: Mask | None = None,
+    *,
+    label_smoothing: float | int = 0.0,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`cross_entropy(vectors @ kernel + bias, targets, mask)` that never holds the logits of a whole sequence.
+
+    Where they are many, a few time steps go at a time. Under differentiation the gradients of a part are taken while
+    its logits are at hand, so none are kept and none are computed twice; what it costs is that there are derivatives
+    of the first order and in reverse mode only.
+
+    Args:
+        vectors: [T, ..., H], the last outputs of a model.
+        kernel: [H, V], the matrix of the softmax.
+        bias: [V].
+        targets: [T, ...], integers in 0..V-1.
+        mask: [T, ...] bool, False = padding; None counts everything.
+        label_smoothing: see `cross_entropy`, which raises the same errors.
+        dtype: compute dtype of the products; the logits are float32.
+
+    Returns:
+        (L, N), see `cross_entropy`.
+
+    >>> total, count = linear_cross_entropy(jnp.ones((3, 2)), jnp.zeros((2, 4)), jnp.zeros(4), jnp.array([0, 1, 2]))
+    >>> print(f"{total / count:.4f}")  # log 4
+    1.3863
+    """
+    if mask is None:
+        mask = jnp.ones(targets.shape, bool)
+    at_once = _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
+    length, rows = len(vectors), max(1, math.prod(targets.shape[1:]))
+    parts = -(-length // max(1, at_once // (rows * kernel.shape[1]))) if length else 1
+    function = functools.partial(_linear_cross_entropy, label_smoothing, jnp.dtype(dtype))
+    total: Any
+    if parts == 1:
+        total = function(vectors, kernel, bias, targets, mask)
+    else:
+        steps = -(-length // parts)
+
+        def split(sequence: Array) -> Array:
+            padding = [(0, steps * parts - length)] + [(0, 0)] * (sequence.ndim - 1)
+            return jnp.pad(sequence, padding).reshape(parts, steps, *sequence.shape[1:])
+
+        total = _in_parts(function, split(vectors), kernel, bias, split(targets), split(mask))
+    return total, mask.sum(dtype=jnp.float32)
+
+
+def _linear_cross_entropy(
+    label_smoothing: float, dtype: Any, vectors: Array, kernel: Array, bias: Array, targets: Array, mask: Array
+) -> Array:
+    # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of the matrix.
+    flat = vectors.reshape(-1, vectors.shape[-1]).astype(dtype)
+    logits = jnp.matmul(flat, kernel.astype(dtype), preferred_element_type=jnp.float32) + bias.astype(jnp.float32)
+    return cross_entropy(logits, targets.reshape(-1), mask.reshape(-1), label_smoothing=label_smoothing)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_parts(function: Any, vectors: Array, kernel: Array, bias: Array, targets: Array, mask: Array) -> Array:
+    """The sum of `function` over parts: the leading axis of vectors, targets and mask."""
+
+    def body(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        vectors, targets, mask = part
+        return total + function(vectors, kernel, bias, targets, mask), None
+
+    return jax.lax.scan(body, jnp.zeros(()), (vectors, targets, mask))[0]
+
+
+def _in_parts_forward(
+    function: Any, vectors: Array, kernel: Array, bias: Array, targets: Array, mask: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    with_gradient = jax.value_and_grad(function, argnums=(0, 1, 2))
+
+    def body(sums: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        vectors, targets, mask = part
+        loss, (of_vectors, *of_weights) = with_gradient(vectors, kernel, bias, targets, mask)
+        return jax.tree.map(jnp.add, sums, (loss, of_weights)), of_vectors
+
+    zeros = (jnp.zeros(()), [jnp.zeros_like(kernel), jnp.zeros_like(bias)])
+    (total, of_weights), of_vectors = jax.lax.scan(body, zeros, (vectors, targets, mask))
+    return total, (of_vectors, *of_weights)
+
+
+def _in_parts_backward(function: Any, gradients: tuple[Array, Array, Array], cotangent: Array) -> tuple[Any, ...]:
+    return *(gradient * cotangent.astype(gradient.dtype) for gradient in gradients), None, None
+
+
+_in_parts.defvjp(_in_parts_forward, _in_parts_backward)
 
 
 def _single(array: Array) -> Array:

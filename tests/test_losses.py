@@ -64,6 +64,62 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softened_target():
         losses.cross_entropy(logits, targets, label_smoothing=1.0)
 
 
+@pytest.fixture(params=[2**22, 30, 1], ids=["at once", "in parts", "step by step"])
+def at_once(request, monkeypatch):
+    """How many logits the readout's loss may hold: all, those of 2 steps of 7, or not even those of one."""
+    monkeypatch.setitem(losses._AT_ONCE, "cpu", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize(("shape", "masked"), [((7, 3), True), ((7,), False), ((0, 3), True)])
+def test_the_readouts_loss_is_that_of_its_logits(at_once, shape, masked):
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=size).astype(np.float32) for size in ((*shape, 4), (4, 5), (5,))]
+    targets = jnp.asarray(random.integers(0, 5, shape))
+    mask = jnp.asarray(random.random(shape) < 0.6) if masked else None
+
+    def plain(vectors, kernel, bias):
+        total, count = losses.cross_entropy(vectors @ kernel + bias, targets, mask, label_smoothing=0.1)
+        return 0.5 * total, count
+
+    def linear(vectors, kernel, bias):
+        total, count = losses.linear_cross_entropy(vectors, kernel, bias, targets, mask, label_smoothing=0.1)
+        return 0.5 * total, count
+
+    @jax.jit
+    def both(*weights):
+        (wanted, *_), gradient = expected = jax.value_and_grad(plain, argnums=(0, 1, 2), has_aux=True)(*weights)
+        several = jax.vmap(jax.grad(linear, argnums=1, has_aux=True), in_axes=(None, 0, None))
+        pair = several(weights[0], jnp.stack([weights[1], weights[1] + 1]), weights[2])[0]
+        found = jax.value_and_grad(linear, argnums=(0, 1, 2), has_aux=True)(*weights)
+        return (found, linear(*weights)[0], pair[0]), (expected, wanted, gradient[1])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *both(*weights))
+
+
+def test_logits_of_a_whole_sequence_are_held_nowhere(monkeypatch):
+    monkeypatch.setitem(losses._AT_ONCE, "cpu", 1000)
+    vectors, kernel, bias = jnp.ones((64, 2, 8)), jnp.ones((8, 250)), jnp.zeros(250)
+    targets = jnp.zeros((64, 2), jnp.int32)
+
+    def loss(vectors, kernel, bias):
+        return losses.linear_cross_entropy(vectors, kernel, bias, targets)[0]
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(vectors, kernel, bias).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 64 * 2 * 250 / 2
+
+
+def test_the_readouts_loss_computes_in_few_bits_and_adds_in_single_precision():
+    vectors, kernel = jnp.full((64, 3, 8), 1 / 3), jnp.full((8, 5), 1 / 3)
+    bias, targets = jnp.arange(5.0), jnp.zeros((64, 3), jnp.int32)
+    exact, _ = losses.linear_cross_entropy(vectors, kernel, bias, targets)
+    rounded, count = losses.linear_cross_entropy(vectors, kernel, bias, targets, dtype="bfloat16")
+    assert (rounded.dtype, float(count)) == (jnp.float32, 192)
+    assert float(rounded) == pytest.approx(float(exact), rel=1e-5)  # all logits move alike
+    gradient = jax.grad(lambda x: losses.linear_cross_entropy(x, kernel, bias, targets, dtype="bfloat16")[0])(vectors)
+    assert gradient.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_sums_and_counts_in_single_precision(dtype):
     total, count = losses.cross_entropy(jnp.zeros((1001, 4), dtype), jnp.zeros(1001, jnp.int32))

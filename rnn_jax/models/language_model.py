@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -105,8 +106,7 @@ class LanguageModel(nn.Module):
         # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
         flat = outputs.reshape(-1, outputs.shape[-1])
         if self.tie_embeddings:
-            flat = self.to_embedding(flat) if hasattr(self, "to_embedding") else flat
-            logits = self.embedding.attend(flat).astype(jnp.float32) + self.readout_bias
+            logits = self.embedding.attend(self._to_embedding(flat)).astype(jnp.float32) + self.readout_bias
         else:
             logits = self.readout(flat).astype(jnp.float32)
         return logits.reshape(*outputs.shape[:-1], self.vocabulary_size)
@@ -135,9 +135,50 @@ class LanguageModel(nn.Module):
         Returns:
             (carry, logits [T, B, V]); logits[t] belongs to token t + 1.
         """
+        carry, outputs = self._read(tokens, carry, mask, reset, deterministic)
+        return carry, self.logits(outputs)
+
+    def _read(
+        self, tokens: Tokens, carry: Any, mask: Mask | None, reset: Mask | None, deterministic: bool
+    ) -> tuple[tuple[Carry, ...], Array]:
+        """`__call__` without its last product: what the logits are read off, in their place."""
         inputs = self.drop(self.embed(tokens), deterministic=deterministic)
         carry, outputs = self.stack(inputs, carry, mask=mask, reset=reset, deterministic=deterministic)
-        return carry, self.logits(self.drop(outputs, deterministic=deterministic))
+        return carry, self.drop(outputs, deterministic=deterministic)
+
+    def loss(
+        self,
+        tokens: Tokens,
+        targets: Tokens,
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        mask: Mask | None = None,
+        reset: Mask | None = None,
+        deterministic: bool = True,
+    ) -> tuple[tuple[Carry, ...], tuple[Float[Array, ""], Float[Array, ""]]]:
+        """`losses.cross_entropy` of the logits that `__call__` gives, without holding them: for large vocabularies.
+
+        Args:
+            tokens, carry, mask, reset, deterministic: see `__call__`; what is padding counts nothing.
+            targets: [T, B] or [T], what follows each token.
+
+        Returns:
+            (carry, (sum in nats, number of targets)).
+        """
+        carry, outputs = self._read(tokens, carry, mask, reset, deterministic)
+        if self.tie_embeddings:
+            outputs = self._to_embedding(outputs)
+            kernel, bias = self.embedding.embedding.T, self.readout_bias
+        else:
+            readout = self.get_variable("params", "readout")
+            kernel, bias = readout["kernel"], readout["bias"]
+        return carry, losses.linear_cross_entropy(outputs, kernel, bias, targets, mask, dtype=self.dtype)
+
+    def _to_embedding(self, outputs: Array) -> Array:
+        if not hasattr(self, "to_embedding"):
+            return outputs
+        mapped = self.to_embedding(outputs.reshape(-1, outputs.shape[-1]))
+        return mapped.reshape(*outputs.shape[:-1], mapped.shape[-1])
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
         """The carry at the start of a text, one a layer."""

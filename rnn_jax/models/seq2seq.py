@@ -249,6 +249,11 @@ class Seq2Seq(nn.Module):
         Returns:
             (carry, logits [T, B, V], attention weights [T, B, S] or None): those of step t belong to token t + 1.
         """
+        carry, vectors, weights = self._read(encoded, carry, tokens, deterministic)
+        return carry, self._logits(vectors), weights
+
+    def _read(self, encoded: Encoded, carry: Any, tokens: Array, deterministic: bool) -> tuple[Any, Array, Any]:
+        """`decode` without its last product: what the logits are read off, in their place."""
         inputs = self.drop(self.target_embedding(tokens), deterministic=deterministic)
         if encoded.summary is not None:
             summary = jnp.broadcast_to(encoded.summary, (*tokens.shape, encoded.summary.shape[-1]))
@@ -279,7 +284,7 @@ class Seq2Seq(nn.Module):
                 vectors = jnp.concatenate([contexts, vectors], axis=-1)
             if hasattr(self, "combine"):
                 vectors = self._combined(vectors)
-        return carry, self._logits(self.drop(vectors, deterministic=deterministic)), weights
+        return carry, self.drop(vectors, deterministic=deterministic), weights
 
     def _combined(self, vectors: Array) -> Array:
         # One flat axis, here and below: XLA:CPU would transpose copies of whole sequences for the gradients.
@@ -311,6 +316,40 @@ class Seq2Seq(nn.Module):
         """
         encoded = self.encode(source, source_mask, deterministic=deterministic)
         return self.decode(encoded, encoded.carry, inputs, deterministic=deterministic)[1]
+
+    def loss(
+        self,
+        source: Int[Array, "S B"],
+        source_mask: Bool[Array, "S B"],
+        inputs: Int[Array, "T B"],
+        targets: Int[Array, "T B"],
+        target_mask: Bool[Array, "T B"] | None = None,
+        *,
+        label_smoothing: float | int = 0.0,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """`losses.cross_entropy` of the logits that `__call__` gives, without holding them: for large vocabularies.
+
+        Args:
+            source, source_mask, inputs: see `__call__`.
+            targets: [T, B], what follows each of `inputs`.
+            target_mask: [T, B], False = padding.
+            label_smoothing: see `losses.cross_entropy`.
+            deterministic: True switches dropout off.
+
+        Returns:
+            (sum in nats, number of targets).
+        """
+        encoded = self.encode(source, source_mask, deterministic=deterministic)
+        _, vectors, _ = self._read(encoded, encoded.carry, inputs, deterministic)
+        if self.tie_embeddings:
+            kernel, bias = self.target_embedding.embedding.T, self.readout_bias
+        else:
+            readout = self.get_variable("params", "readout")
+            kernel, bias = readout["kernel"], readout["bias"]
+        return losses.linear_cross_entropy(
+            vectors, kernel, bias, targets, target_mask, label_smoothing=label_smoothing, dtype=self.dtype
+        )
 
     def log_prob(
         self,

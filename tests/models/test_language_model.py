@@ -47,6 +47,26 @@ def test_token_by_token_equals_the_whole_sequence(name):
         np.testing.assert_allclose(logits, whole[t], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["onehot", "tied through a map"])
+def test_the_loss_is_the_cross_entropy_of_the_logits(name, monkeypatch):
+    """In parts of two steps, too, with padding among them."""
+    monkeypatch.setitem(losses._AT_ONCE, "cpu", 2 * 3 * 11)
+    model, variables = build(name)
+    mask = jnp.arange(5)[:, None] < jnp.array([5, 2, 4])
+
+    def plain(variables):
+        carry, logits = model.apply(variables, TOKENS[:-1], mask=mask)
+        total, count = losses.cross_entropy(logits, TOKENS[1:], mask)
+        return total, (carry, count)
+
+    def linear(variables):
+        carry, (total, count) = model.apply(variables, TOKENS[:-1], TOKENS[1:], mask=mask, method="loss")
+        return total, (carry, count)
+
+    found, wanted = jax.jit(lambda v: [jax.value_and_grad(f, has_aux=True)(v) for f in (linear, plain)])(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_log_prob_is_the_sum_of_the_conditionals(name):
     model, variables = build(name)

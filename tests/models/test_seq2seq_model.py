@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import decoding
+from rnn_jax import decoding, losses
 from rnn_jax.models import Seq2Seq
 from rnn_jax.models.scheduled_sampling import sampled_logits, teacher_forcing_rate
 from rnn_jax.models.seq2seq import attention_weights, decode_step, shift, translate
@@ -60,6 +60,23 @@ def test_token_by_token_equals_the_whole_target(built, name):
 
     whole, steps = both(variables)
     np.testing.assert_allclose(steps, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", variants("bahdanau", "luong"))
+def test_the_loss_is_the_cross_entropy_of_the_logits(built, name, monkeypatch):
+    monkeypatch.setitem(losses._AT_ONCE, "cpu", 2 * B * V)
+    model, variables = built(name)
+    mask, inputs = TARGET > 2, shift(TARGET, 0)
+
+    def plain(variables):
+        logits = model.apply(variables, SOURCE, MASK, inputs)
+        return losses.cross_entropy(logits, TARGET, mask, label_smoothing=0.1)
+
+    def linear(variables):
+        return model.apply(variables, SOURCE, MASK, inputs, TARGET, mask, label_smoothing=0.1, method="loss")
+
+    found, wanted = jax.jit(lambda v: [jax.value_and_grad(f, has_aux=True)(v) for f in (linear, plain)])(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
 @pytest.mark.parametrize("name", variants("bahdanau"))
