@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn_jax.decoding.sampling import DecodeStep
+from rnn_jax.decoding.sampling import DecodeStep, largest
 from rnn_jax.typing import Carry
 
 # A source symbol that got no attention at all is charged log of this, not of 0.
@@ -102,7 +102,7 @@ def beam_search(
         carry, logits = step(beams.carry, beams.last)
         width = min(beam_size, logits.shape[-1])
         # The K best of all K · V continuations are among the K best of each hypothesis.
-        best, symbols = jax.lax.top_k(logits, width)
+        best, symbols = largest(logits, width)
         gains = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         ended = beams.finished[..., None]
         gains = jnp.where(ended, jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains)

@@ -14,6 +14,9 @@ from rnn_jax.typing import Carry, Key
 
 NOISE_BLOCK = 64
 
+# Neighbouring numbers of which `largest` first looks at the largest alone.
+_TOP_BLOCK = 32
+
 # Carry, last tokens, which sequences have ended.
 _State = tuple[Any, Array, Array]
 
@@ -27,9 +30,29 @@ class DecodeStep(Protocol):
         ...
 
 
+def largest(values: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"], Int[Array, "*B k"]]:
+    """`jax.lax.top_k`: the k largest and where they stand, ties in the order of their places.
+
+    On a CPU, where that sorts with one thread, long rows are cut into blocks, and only the k blocks with the largest
+    maxima are searched: an element of any other has k before it.
+    """
+    size = values.shape[-1]
+    if jax.default_backend() != "cpu" or size <= 4 * k * _TOP_BLOCK:
+        found, places = jax.lax.top_k(values, k)
+        return found, places
+    padding = [(0, 0)] * (values.ndim - 1) + [(0, -size % _TOP_BLOCK)]
+    padded = jnp.pad(values, padding, constant_values=-jnp.inf)
+    blocks = padded.reshape(*values.shape[:-1], -1, _TOP_BLOCK)
+    # In their order, for the sake of ties.
+    chosen = jnp.sort(jax.lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)
+    candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=-2)
+    found, inside = jax.lax.top_k(candidates.reshape(*values.shape[:-1], -1), k)
+    return found, jnp.take_along_axis(chosen, inside // _TOP_BLOCK, axis=-1) * _TOP_BLOCK + inside % _TOP_BLOCK
+
+
 def filter_top_k(logits: Float[Array, "*B V"], top_k: int) -> Float[Array, "*B V"]:
     """Keep the k largest logits; the rest become -inf. Ties with the k-th are kept."""
-    smallest_kept = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
+    smallest_kept = largest(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits < smallest_kept, -jnp.inf, logits)
 
 

@@ -6,9 +6,23 @@ import numpy as np
 import pytest
 
 from rnn_jax import decoding
-from rnn_jax.decoding.sampling import check_sampling
+from rnn_jax.decoding.sampling import check_sampling, largest
 
 PROBABILITIES = jnp.array([0.5, 0.25, 0.15, 0.1])
+
+
+@pytest.mark.parametrize("size", [641, 1000, 4096])
+@pytest.mark.parametrize("distinct", [3, 50, 10**6])
+def test_the_largest_are_those_of_lax_ties_included(size, distinct):
+    values = np.random.default_rng(size).integers(0, distinct, (2, 7, size)).astype(np.float32)
+    values[0, 0] = -np.inf
+    values[0, 1, 5:] = -np.inf
+    values[1] += np.arange(size, dtype=np.float32) * 0.5  # the largest stand side by side
+    values[1, 2] = np.nan
+    both = jax.jit(lambda values: (largest(values, 5), jax.lax.top_k(values, 5)))
+    found, expected = both(values)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 def independent(carry, tokens):
