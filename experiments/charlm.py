@@ -295,10 +295,10 @@ def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches")
     """Nats per symbol, over every target once."""
     import jax
 
-    carry, sums = None, []
+    fresh = carry = model.apply({"params": params}, batches.starts.shape, method="initial_carry")
+    sums = []
     for batch in batches:
-        if batch.first:
-            carry = model.apply({"params": params}, batch.inputs.shape[1:], method="initial_carry")
+        carry = fresh if batch.first else carry
         carry, loss_and_count = _evaluation_step(model, params, carry, batch)
         sums.append(loss_and_count)
     # Fetched once: a wait for each batch would let other threads in between each time.

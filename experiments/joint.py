@@ -64,7 +64,7 @@ def apart(kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
     Args:
         kind: what it does. The first of a kind is waited for by all others of it: the programs it compiles serve them.
-        function: neither reads nor changes anything that belongs to the whole process.
+        function: neither reads nor changes anything that belongs to the whole process, and does nothing apart itself.
         arguments: given to it.
     """
     return SURROUNDINGS.get().apart(kind, function, *arguments)
@@ -128,7 +128,7 @@ class Joint:
         return shared
 
     def apart(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """See `apart`; as many at once as there are lanes that memory allows."""
+        """See `apart`; as many at once as there are lanes, or runs whose steps fit in memory, whichever are fewer."""
         while kind in self._new or self._apart >= min([len(self._lanes), *self._widths.values()]):
             self._turn.wait()
         if kind not in self._known:
@@ -217,7 +217,7 @@ class Joint:
             arguments = tuple(zip(*padded, strict=True))
             program = self._program(kind, function, arguments)
             if program is None:
-                chunk = -(-chunk // 2)
+                chunk = self._widths[kind] = -(-chunk // 2)
                 continue
             results += program(*arguments)[: len(members)]
         return results, chunk

@@ -110,9 +110,12 @@ def linear_cross_entropy(
 def _linear_cross_entropy(
     label_smoothing: float, dtype: Any, vectors: Array, kernel: Array, bias: Array, targets: Array, mask: Array
 ) -> Array:
+    if targets.ndim > 1:
+        # The batch first: a flat axis of time and batch could not stay spread over devices.
+        vectors, targets, mask = (array.swapaxes(0, 1) for array in (vectors, targets, mask))
     # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of the matrix.
     flat = vectors.reshape(-1, vectors.shape[-1]).astype(dtype)
-    logits = jnp.matmul(flat, kernel.astype(dtype), preferred_element_type=jnp.float32) + bias.astype(jnp.float32)
+    logits = (flat @ kernel.astype(dtype)).astype(jnp.float32) + bias.astype(jnp.float32)
     return cross_entropy(logits, targets.reshape(-1), mask.reshape(-1), label_smoothing=label_smoothing)[0]
 
 
@@ -124,7 +127,7 @@ def _in_parts(function: Any, vectors: Array, kernel: Array, bias: Array, targets
         vectors, targets, mask = part
         return total + function(vectors, kernel, bias, targets, mask), None
 
-    return jax.lax.scan(body, jnp.zeros(()), (vectors, targets, mask))[0]
+    return jax.lax.scan(body, jnp.zeros((), jnp.float32), (vectors, targets, mask))[0]
 
 
 def _in_parts_forward(
@@ -135,11 +138,11 @@ def _in_parts_forward(
     def body(sums: Any, part: tuple[Array, Array, Array]) -> tuple[Any, Array]:
         vectors, targets, mask = part
         loss, (of_vectors, *of_weights) = with_gradient(vectors, kernel, bias, targets, mask)
-        return jax.tree.map(jnp.add, sums, (loss, of_weights)), of_vectors
+        return jax.tree.map(lambda total, part: total + part.astype(total.dtype), sums, (loss, of_weights)), of_vectors
 
-    zeros = (jnp.zeros(()), [jnp.zeros_like(kernel), jnp.zeros_like(bias)])
-    (total, of_weights), of_vectors = jax.lax.scan(body, zeros, (vectors, targets, mask))
-    return total, (of_vectors, *of_weights)
+    zeros = (jnp.zeros((), jnp.float32), [jnp.zeros(weight.shape, jnp.float32) for weight in (kernel, bias)])
+    (total, (of_kernel, of_bias)), of_vectors = jax.lax.scan(body, zeros, (vectors, targets, mask))
+    return total, (of_vectors, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
 
 
 def _in_parts_backward(function: Any, gradients: tuple[Array, Array, Array], cotangent: Array) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def test_label_smoothing_is_the_cross_entropy_with_a_softened_target():
 @pytest.fixture(params=[2**22, 30, 1], ids=["at once", "in parts", "step by step"])
 def at_once(request, monkeypatch):
     """How many logits the readout's loss may hold: all, those of 2 steps of 7, or not even those of one."""
-    monkeypatch.setitem(losses._AT_ONCE, "cpu", request.param)
+    monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), request.param)
     return request.param
 
 
@@ -98,7 +98,7 @@ def test_the_readouts_loss_is_that_of_its_logits(at_once, shape, masked):
 
 
 def test_logits_of_a_whole_sequence_are_held_nowhere(monkeypatch):
-    monkeypatch.setitem(losses._AT_ONCE, "cpu", 1000)
+    monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), 1000)
     vectors, kernel, bias = jnp.ones((64, 2, 8)), jnp.ones((8, 250)), jnp.zeros(250)
     targets = jnp.zeros((64, 2), jnp.int32)
 
@@ -118,6 +118,26 @@ def test_the_readouts_loss_computes_in_few_bits_and_adds_in_single_precision():
     assert float(rounded) == pytest.approx(float(exact), rel=1e-5)  # all logits move alike
     gradient = jax.grad(lambda x: losses.linear_cross_entropy(x, kernel, bias, targets, dtype="bfloat16")[0])(vectors)
     assert gradient.dtype == jnp.float32
+
+
+def test_the_readouts_loss_in_parts_keeps_single_precision(monkeypatch):
+    """With double precision switched on and parameters of few bits, too."""
+    vectors, targets = jax.random.normal(jax.random.key(0), (256, 2, 8)), jnp.zeros((256, 2), jnp.int32)
+    kernel, bias = jnp.ones((8, 5), jnp.bfloat16), jnp.zeros(5, jnp.bfloat16)
+
+    def gradient(at_once):
+        monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), at_once)
+        function = jax.value_and_grad(
+            lambda *weights: losses.linear_cross_entropy(vectors, *weights, targets)[0], (0, 1)
+        )
+        return function(kernel, bias)
+
+    with jax.enable_x64(True):
+        (total, whole), (in_parts, parts) = gradient(2**22), gradient(1)
+    assert (total.dtype, in_parts.dtype) == (jnp.float32, jnp.float32)
+    for one, other in zip(whole, parts, strict=True):
+        assert one.dtype == other.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.float32(one), np.float32(other), rtol=0.01, atol=0.01 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

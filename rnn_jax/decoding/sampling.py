@@ -31,7 +31,7 @@ class DecodeStep(Protocol):
 
 
 def largest(values: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"], Int[Array, "*B k"]]:
-    """`jax.lax.top_k`: the k largest and where they stand, ties in the order of their places.
+    """`jax.lax.top_k` of numbers, nan not among them: the k largest and where they stand, equal ones in that order.
 
     On a CPU, where that sorts with one thread, long rows are cut into blocks, and only the k blocks with the largest
     maxima are searched: an element of any other has k before it.
@@ -42,11 +42,11 @@ def largest(values: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"],
         return found, places
     padding = [(0, 0)] * (values.ndim - 1) + [(0, -size % _TOP_BLOCK)]
     padded = jnp.pad(values, padding, constant_values=-jnp.inf)
-    blocks = padded.reshape(*values.shape[:-1], -1, _TOP_BLOCK)
+    blocks = padded.reshape(*values.shape[:-1], padded.shape[-1] // _TOP_BLOCK, _TOP_BLOCK)
     # In their order, for the sake of ties.
     chosen = jnp.sort(jax.lax.top_k(blocks.max(axis=-1), k)[1], axis=-1)
     candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=-2)
-    found, inside = jax.lax.top_k(candidates.reshape(*values.shape[:-1], -1), k)
+    found, inside = jax.lax.top_k(candidates.reshape(*values.shape[:-1], k * _TOP_BLOCK), k)
     return found, jnp.take_along_axis(chosen, inside // _TOP_BLOCK, axis=-1) * _TOP_BLOCK + inside % _TOP_BLOCK
 
 

@@ -170,6 +170,8 @@ class LanguageModel(nn.Module):
             outputs = self._to_embedding(outputs)
             kernel, bias = self.embedding.embedding.T, self.readout_bias
         else:
+            if self.is_initializing():
+                self.readout(outputs[:0])
             readout = self.get_variable("params", "readout")
             kernel, bias = readout["kernel"], readout["bias"]
         return carry, losses.linear_cross_entropy(outputs, kernel, bias, targets, mask, dtype=self.dtype)

@@ -345,6 +345,8 @@ class Seq2Seq(nn.Module):
         if self.tie_embeddings:
             kernel, bias = self.target_embedding.embedding.T, self.readout_bias
         else:
+            if self.is_initializing():
+                self.readout(vectors[:0])
             readout = self.get_variable("params", "readout")
             kernel, bias = readout["kernel"], readout["bias"]
         return losses.linear_cross_entropy(

@@ -25,6 +25,10 @@ def test_the_largest_are_those_of_lax_ties_included(size, distinct):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_the_largest_of_no_rows():
+    assert [part.shape for part in largest(jnp.zeros((0, 1000)), 3)] == [(0, 3), (0, 3)]
+
+
 def independent(carry, tokens):
     """Every symbol drawn from the same distribution, whatever came before."""
     return carry + 1, jnp.broadcast_to(jnp.log(PROBABILITIES), (*tokens.shape, 4))

@@ -50,8 +50,10 @@ def test_token_by_token_equals_the_whole_sequence(name):
 @pytest.mark.parametrize("name", ["onehot", "tied through a map"])
 def test_the_loss_is_the_cross_entropy_of_the_logits(name, monkeypatch):
     """In parts of two steps, too, with padding among them."""
-    monkeypatch.setitem(losses._AT_ONCE, "cpu", 2 * 3 * 11)
+    monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), 2 * 3 * 11)
     model, variables = build(name)
+    drawn = jax.eval_shape(lambda: model.init(jax.random.key(1), TOKENS[:-1], TOKENS[1:], method="loss"))
+    assert jax.tree.structure(drawn) == jax.tree.structure(variables)
     mask = jnp.arange(5)[:, None] < jnp.array([5, 2, 4])
 
     def plain(variables):
