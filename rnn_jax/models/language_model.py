@@ -13,6 +13,7 @@ from rnn_jax import decoding, losses
 from rnn_jax.cells import make
 from rnn_jax.decoding import DecodeStep
 from rnn_jax.layers import Stack, VariationalDropout
+from rnn_jax.models.readout import dense_weights
 from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Projected, Tokens
 
 
@@ -170,10 +171,7 @@ class LanguageModel(nn.Module):
             outputs = self._to_embedding(outputs)
             kernel, bias = self.embedding.embedding.T, self.readout_bias
         else:
-            if self.is_initializing():
-                self.readout(outputs[:0])
-            readout = self.get_variable("params", "readout")
-            kernel, bias = readout["kernel"], readout["bias"]
+            kernel, bias = dense_weights(self.readout, outputs)
         return carry, losses.linear_cross_entropy(outputs, kernel, bias, targets, mask, dtype=self.dtype)
 
     def _to_embedding(self, outputs: Array) -> Array:

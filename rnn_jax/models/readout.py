@@ -57,3 +57,11 @@ class RecurrentReadout(nn.Module):
         readout = nn.Dense(self.features, dtype=self.dtype, name="readout")
         outputs = readout(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32)
         return carry, outputs.reshape(*hidden.shape[:-1], self.features)
+
+
+def dense_weights(dense: nn.Dense, inputs: Float[Array, "*B H"]) -> tuple[Float[Array, "H V"], Float[Array, "V"]]:
+    """The matrix and the bias of a layer of a bound module, drawn for such inputs where they do not yet exist."""
+    if dense.is_initializing():
+        dense(inputs[:0])
+    weights = dense.variables["params"]
+    return weights["kernel"], weights["bias"]

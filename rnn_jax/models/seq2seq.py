@@ -16,6 +16,7 @@ from rnn_jax.decoding import DecodeStep, Hypotheses, beam_search
 from rnn_jax.layers import Stack
 from rnn_jax.layers.attention import Memory, make_attention
 from rnn_jax.layers.attentive import AttentiveCarry, FeedingCarry, attentive, input_feeding
+from rnn_jax.models.readout import dense_weights
 from rnn_jax.typing import Carry, Logits, Mask, Params, Tokens
 from rnn_jax.unroll import unroll
 
@@ -345,10 +346,7 @@ class Seq2Seq(nn.Module):
         if self.tie_embeddings:
             kernel, bias = self.target_embedding.embedding.T, self.readout_bias
         else:
-            if self.is_initializing():
-                self.readout(vectors[:0])
-            readout = self.get_variable("params", "readout")
-            kernel, bias = readout["kernel"], readout["bias"]
+            kernel, bias = dense_weights(self.readout, vectors)
         return losses.linear_cross_entropy(
             vectors, kernel, bias, targets, target_mask, label_smoothing=label_smoothing, dtype=self.dtype
         )
