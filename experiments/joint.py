@@ -37,7 +37,8 @@ class Surroundings:
         on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
         on_trained: told the name of the monitored metric and the values of the best evaluation.
         time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
-        steps_per_dispatch: see `rnn_jax.training.dispatch.Dispatcher`.
+        runs: how many take their steps together.
+        block_size: see `rnn_jax.training.dispatch.Dispatcher`.
         devices: over how many to spread a batch, whatever the configuration says; None: as that says.
         device: where the run is to be; None: where JAX puts it.
         traced: names of rates that the program is not to know, because other runs have others.
@@ -49,7 +50,8 @@ class Surroundings:
     on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     time_factor: int = 1
-    steps_per_dispatch: int | None = None
+    runs: int = 1
+    block_size: Callable[[int], int | None] = lambda size: size
     devices: int | None = None
     device: Any = None
     traced: frozenset[str] = frozenset()
@@ -79,7 +81,8 @@ class Joint:
 
     Attributes:
         method: "auto", "vmap", "loop" or a number of runs at once. "loop" is each run by itself, by one program.
-        programs: the programs compiled so far, by their shapes and the number of runs.
+        programs: the programs compiled so far, by their shapes and the number of runs. Steps of one family differ in
+            nothing but how many a dispatch takes, which makes no difference to how runs are best taken together.
     """
 
     def __init__(self, count: int, method: str | int = "auto", memory: int | None = None):
@@ -97,6 +100,7 @@ class Joint:
         lanes = min(count, cores()) if jax.default_backend() == "cpu" else 1
         self._lanes = [Lane() for _ in range(lanes)]
         self._widths: dict[Any, int] = {}
+        self._block_size: int | None = None
         # What is done apart: how often at this moment, the kinds done before, those being done for the first time.
         self._apart = 0
         self._known: set[str] = set()
@@ -123,9 +127,19 @@ class Joint:
         def shared(state: Any, block: Any, learning_rates: Any) -> Any:
             # What the host has made stays there: a conversion of its own would wait for the steps under way.
             value = (state, block, learning_rates)
-            return self._meet(_Request((jax.tree.structure(value), _shapes(value)), train_step, value))
+            shapes = _shapes(value)
+            # The block and its rates have an axis of steps in front.
+            single = tuple((shape[1:], *rest) for shape, *rest in _shapes((block, learning_rates)))
+            structure = jax.tree.structure(value)
+            return self._meet(_Request((structure, shapes), train_step, value, (structure, _shapes(state), single)))
 
         return shared
+
+    def block_size(self, size: int) -> int | None:
+        """How many steps every run takes in one dispatch: what the first suggests that asks; None: not known yet."""
+        if self._block_size is None and not self._trials:
+            self._block_size = size
+        return self._block_size
 
     def apart(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `apart`; as many at once as there are lanes, or runs whose steps fit in memory, whichever are fewer."""
@@ -180,26 +194,27 @@ class Joint:
         self._turn.notify_all()
 
     def _step(self, group: list["_Request"]) -> list[Any]:
-        kind = group[0].kind
-        if kind not in self._chunks:
-            self._chunks[kind] = self._chunk(group[0].function, group[0].value, len(group))
-            if self.method == "auto" and self._chunks[kind] > 1 and jax.default_backend() == "cpu":
-                self._trials[kind] = []
-        trial = self._trials.get(kind)
+        family = group[0].family
+        if family not in self._chunks:
+            self._chunks[family] = self._chunk(group[0].function, group[0].value, len(group))
+            if self.method == "auto" and self._chunks[family] > 1 and jax.default_backend() == "cpu":
+                self._trials[family] = []
+        trial = self._trials.get(family)
         if trial is None:
-            results, self._chunks[kind] = self._take(group, self._chunks[kind])
+            results, self._chunks[family] = self._take(group, self._chunks[family])
             return results
         # Whether a CPU is faster at all at once depends on its cores and caches: tried in turns, compilation apart.
         start = time.perf_counter()
-        results, chunk = self._take(group, 1 if len(trial) % 2 == 0 else self._chunks[kind])
+        results, chunk = self._take(group, 1 if len(trial) % 2 == 0 else self._chunks[family])
         jax.block_until_ready(results)
-        trial.append((time.perf_counter() - start) / len(group))
+        steps = len(group[0].value[-1])
+        trial.append((time.perf_counter() - start) / (len(group) * steps))
         if chunk > 1:
-            self._chunks[kind] = chunk
+            self._chunks[family] = chunk
         if len(trial) == _TRIALS:
             if min(trial[2::2]) <= min(trial[3::2]):
-                self._chunks[kind] = 1
-            del self._trials[kind]
+                self._chunks[family] = 1
+            del self._trials[family]
         return results
 
     def _take(self, group: list["_Request"], chunk: int) -> tuple[list[Any], int]:
@@ -262,6 +277,7 @@ class _Request:
     kind: Any
     function: Any
     value: Any
+    family: Any = None
     result: Any = None
     error: Exception | None = None
     done: bool = False

@@ -156,7 +156,8 @@ def train(
             checkpoint_every=config.checkpoint_every,
             writer=MetricsWriter(run.path),
             display=display,
-            steps_per_dispatch=around.steps_per_dispatch,
+            runs=around.runs,
+            block_size=around.block_size,
         )
         best = checkpoints.restore(result.state, best=True).evaluated
     except CheckpointMismatch as error:

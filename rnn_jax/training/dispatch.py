@@ -16,6 +16,8 @@ from rnn_jax.training.step import TrainStep
 _SHORT_STEP = 0.01
 # The work of one dispatch in seconds: far above the host's share, and short enough to stop or report in time.
 _DISPATCH = 0.15
+# The same of several runs together: each has a host's share of its own.
+_JOINT_DISPATCH = 0.5
 # The time over which speed is measured: the first decision needs the short one, an estimate averages over the long.
 _FIRST_LOOK, _MEMORY = 0.1, 2.0
 
@@ -78,7 +80,8 @@ class Dispatcher:
         max_seconds: float | int | None,
         interval: int | None,
         seconds: float = 0.0,
-        steps_per_dispatch: int | None = None,
+        runs: int = 1,
+        block_size: Callable[[int], int | None] = lambda size: size,
     ):
         """Prepare; nothing runs yet.
 
@@ -91,7 +94,9 @@ class Dispatcher:
             max_seconds: the training time after which it ends, or None.
             interval: the smallest number of steps from one interruption by the caller to the next, or None.
             seconds: the training time used before.
-            steps_per_dispatch: how many steps go off together, where there are so many; None: as speed suggests.
+            runs: how many runs take their steps together with those of this one, by one clock.
+            block_size: what speed suggests -> how many steps go off together, where there are so many, from then on;
+                None: not decided yet.
         """
         self.state = state
         self.seconds_per_step = math.nan
@@ -106,7 +111,9 @@ class Dispatcher:
         self._started: float | None = None
         self._compiled: set[Any] = set()
         self._compile_seconds = 0.0
-        self._block_size = steps_per_dispatch
+        self._block_size: int | None = None
+        self._decide_block_size = block_size
+        self._runs = runs
         # Rows of (steps, units, seconds): in all, and of late.
         self._total, self._window = np.zeros(3), np.zeros(3)
         self._recent: collections.deque[np.ndarray] = collections.deque()
@@ -204,20 +211,21 @@ class Dispatcher:
         if possible < 1:
             return 0
         if self._block_size is None and self._total[2] > _FIRST_LOOK:
-            self._block_size = self._choose_block_size(begin, step)
+            self._block_size = self._decide_block_size(self._suggest_block_size(begin, step))
         size = self._block_size or 1
         return size if size <= possible else 1
 
-    def _choose_block_size(self, begin: float, step: int) -> int:
+    def _suggest_block_size(self, begin: float, step: int) -> int:
         pace = self.seconds_per_step
-        if pace > _SHORT_STEP:
+        if pace > _SHORT_STEP * self._runs:
             return 1
         rest = math.inf if self._last_step is None else (self._last_step - step) * pace
         if self._max_seconds is not None:
             rest = min(rest, self._max_seconds - begin)
         if rest < 10 * self._compile_seconds:
             return 1
-        size = _DISPATCH / pace if self._longest is None else min(self._longest, _DISPATCH / pace)
+        longest = _DISPATCH if self._runs == 1 else _JOINT_DISPATCH
+        size = longest / pace if self._longest is None else min(self._longest, longest / pace)
         return 2 ** int(math.log2(max(1.0, size)))
 
 

@@ -83,7 +83,8 @@ def fit(
     writer: MetricsWriter | None = None,
     log_every: int = 10,
     display: Display | None = None,
-    steps_per_dispatch: int | None = None,
+    runs: int = 1,
+    block_size: Callable[[int], int | None] = lambda size: size,
 ) -> FitResult:
     """Train until a limit is reached, from the last checkpoint if there is one.
 
@@ -110,7 +111,7 @@ def fit(
         writer: where to log.
         log_every: steps from one line of training metrics to the next; the first step is logged too.
         display: what to show while it runs.
-        steps_per_dispatch: see `Dispatcher`.
+        runs, block_size: see `Dispatcher`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; raised when the dispatch in progress is done. (A second SIGINT is a
@@ -133,7 +134,8 @@ def fit(
         max_seconds=stop.max_seconds,
         interval=min(intervals, default=None),
         seconds=progress.seconds,
-        steps_per_dispatch=steps_per_dispatch,
+        runs=runs,
+        block_size=block_size,
     )
     report = _Report(dispatcher, stop, per_epoch, writer, log_every, display, saves=checkpoints is not None)
     with contextlib.ExitStack() as cleanup:

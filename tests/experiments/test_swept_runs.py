@@ -118,6 +118,39 @@ def test_runs_are_spread_over_all_devices(method, devices, alone, tmp_path):
     assert "--devices=1" in json.loads((tmp_path / "s" / "result.json").read_text())["command"]
 
 
+BLOCKS = """
+import sys
+from rnn_jax.training import dispatch
+counts, issue = set(), dispatch.Dispatcher._issue
+def noted(self, step, rates):
+    counts.add(len(rates))
+    return issue(self, step, rates)
+dispatch.Dispatcher._issue = noted
+dispatch.Dispatcher._suggest_block_size = lambda self, begin, step: 4
+dispatch._FIRST_LOOK = 0.0
+import toy_experiment
+try:
+    toy_experiment.run_experiment("toy", toy_experiment.Config, toy_experiment.main)
+finally:
+    print(f"dispatches of {sorted(counts)} steps", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("method", ["vmap", "loop"])
+def test_runs_that_take_several_steps_at_once_have_the_losses_of_one_alone(method, alone, tmp_path):
+    process = start(
+        *FLAGS, "--sweep=learning_rate=log(0.001,0.03,2);seed=0..1", f"--sweep_method={method}", "--workdir=s",
+        folder=tmp_path, program=("-c", BLOCKS),
+    )  # fmt: skip
+    code, _, errors = finish(process)
+    assert code == 0, errors
+    assert "dispatches of [1, 4] steps" in errors
+    for number, expected in alone.items():
+        found = losses(tmp_path / "s" / "runs" / f"00{number}")
+        assert found.keys() == expected.keys()
+        np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
+
+
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(tmp_path, programs):
     code, output, errors = run(
         "--sweep=bad_step=none,7;seed=0,1", "--sweep_method=vmap", "--steps=10", "--workdir=s", folder=tmp_path
@@ -291,6 +324,26 @@ def test_the_faster_way_is_found_by_trying(slower, monkeypatch):
         assert [float(state[0]) for state, _ in results] == [number + 2.0] * 4
         group = [joint._Request("step", step, (state, *value[1:])) for state, _ in results]
     assert tried == [1, 4, 1, 4, 1, 4] + [5 - slower] * 2
+
+
+def test_all_runs_take_as_many_steps_at_once_as_the_first_suggests_after_the_trial():
+    def step(state, block, rates):
+        return state + block.sum(0) * rates.sum(), {"loss": state}
+
+    def step_all(steps):
+        value = (jax.numpy.ones(3), np.ones((steps, 3), np.float32), np.ones(steps, np.float32))
+        kind = "step", steps
+        return place._step([joint._Request(kind, step, jax.tree.map(jax.numpy.copy, value), "step") for _ in range(2)])
+
+    place, sizes = Joint(2, "auto"), []
+    for _ in range(6):
+        step_all(1)
+        sizes.append((place.block_size(8), place.block_size(4)))
+    assert sizes == [(None, None)] * 5 + [(8, 8)]
+    # What the trial has found holds for them, without another.
+    step_all(8)
+    assert not place._trials
+    place.close()
 
 
 def test_runs_by_themselves_share_a_compilation():

@@ -77,6 +77,26 @@ def test_short_steps_share_dispatches_and_long_ones_do_not(dispatcher):
     assert set(long.counts) == {1}
 
 
+def test_steps_of_several_runs_share_dispatches_when_each_is_short(dispatcher):
+    """16 steps of 3 ms take as long as one of 50 ms, but the host works for each; half a second goes off at once."""
+    several = Device(0.05)
+    list(dispatcher(several, last_step=1000, runs=16).run(0, 1000, never))
+    assert set(several.counts) == {1, 8}
+
+
+def test_what_decides_on_the_block_size_may_ask_for_time_and_for_another(dispatcher):
+    device, answers, asked = Device(0.001), [None, None, 4], []
+
+    def decide(size):
+        asked.append(size)
+        return answers[len(asked) - 1]
+
+    list(dispatcher(device, last_step=1000, block_size=decide).run(0, 1000, never))
+    assert len(asked) == 3
+    assert min(asked) > 4
+    assert set(device.counts) == {1, 4}
+
+
 def test_a_second_program_is_not_compiled_for_a_short_rest(dispatcher):
     device = Device(0.001, compile_seconds=2.0)
     list(dispatcher(device, last_step=5000).run(0, 5000, never))

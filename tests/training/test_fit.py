@@ -142,7 +142,7 @@ def test_a_running_mean_of_the_parameters_is_evaluated_kept_and_resumed(tmp_path
 def test_steps_that_share_dispatches_give_the_same_bits(run, tmp_path, monkeypatch):
     one = run("one")
     monkeypatch.setattr("rnn_jax.training.dispatch._FIRST_LOOK", 0.0)
-    monkeypatch.setattr(Dispatcher, "_choose_block_size", lambda self, begin, step: 8)
+    monkeypatch.setattr(Dispatcher, "_suggest_block_size", lambda self, begin, step: 8)
     many = run("many")
     assert toy.identical(one.state, many.state)
     assert lines(tmp_path / "one") == lines(tmp_path / "many")
