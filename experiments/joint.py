@@ -81,8 +81,7 @@ class Joint:
 
     Attributes:
         method: "auto", "vmap", "loop" or a number of runs at once. "loop" is each run by itself, by one program.
-        programs: the programs compiled so far, by their shapes and the number of runs. Steps of one family differ in
-            nothing but how many a dispatch takes, which makes no difference to how runs are best taken together.
+        programs: the programs compiled so far, by their shapes and the number of runs.
     """
 
     def __init__(self, count: int, method: str | int = "auto", memory: int | None = None):
@@ -127,11 +126,11 @@ class Joint:
         def shared(state: Any, block: Any, learning_rates: Any) -> Any:
             # What the host has made stays there: a conversion of its own would wait for the steps under way.
             value = (state, block, learning_rates)
-            shapes = _shapes(value)
-            # The block and its rates have an axis of steps in front.
-            single = tuple((shape[1:], *rest) for shape, *rest in _shapes((block, learning_rates)))
-            structure = jax.tree.structure(value)
-            return self._meet(_Request((structure, shapes), train_step, value, (structure, _shapes(state), single)))
+            whole = jax.tree.structure(value), _shapes(state)
+            given = _shapes((block, learning_rates))
+            # What is given has an axis of steps in front.
+            each = tuple((shape[1:], *rest) for shape, *rest in given)
+            return self._meet(_Request((*whole, given), train_step, value, (*whole, each)))
 
         return shared
 
@@ -274,6 +273,16 @@ class Joint:
 
 @dataclasses.dataclass
 class _Request:
+    """What a run waits for.
+
+    Attributes:
+        kind: requests of one kind are served together.
+        function, value: what to do.
+        family: kinds of steps that differ in nothing but how many a dispatch takes: how runs are best taken together
+            is the same for all of them.
+        result, error, done: what came of it.
+    """
+
     kind: Any
     function: Any
     value: Any

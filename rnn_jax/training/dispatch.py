@@ -224,8 +224,9 @@ class Dispatcher:
             rest = min(rest, self._max_seconds - begin)
         if rest < 10 * self._compile_seconds:
             return 1
-        longest = _DISPATCH if self._runs == 1 else _JOINT_DISPATCH
-        size = longest / pace if self._longest is None else min(self._longest, longest / pace)
+        size = (_DISPATCH if self._runs == 1 else _JOINT_DISPATCH) / pace
+        if self._longest is not None:
+            size = min(self._longest, size)
         return 2 ** int(math.log2(max(1.0, size)))
 
 
