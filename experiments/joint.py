@@ -51,7 +51,7 @@ class Surroundings:
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     time_factor: int = 1
     runs: int = 1
-    block_size: Callable[[int], int | None] = lambda size: size
+    block_size: Callable[[int | None], int | None] = lambda size: size
     devices: int | None = None
     device: Any = None
     traced: frozenset[str] = frozenset()
@@ -99,7 +99,10 @@ class Joint:
         lanes = min(count, cores()) if jax.default_backend() == "cpu" else 1
         self._lanes = [Lane() for _ in range(lanes)]
         self._widths: dict[Any, int] = {}
+        # How many times steps were taken; before which time it was decided how many steps a dispatch takes.
+        self._rounds = 0
         self._block_size: int | None = None
+        self._decided = -1
         # What is done apart: how often at this moment, the kinds done before, those being done for the first time.
         self._apart = 0
         self._known: set[str] = set()
@@ -134,11 +137,21 @@ class Joint:
 
         return shared
 
-    def block_size(self, size: int) -> int | None:
-        """How many steps every run takes in one dispatch: what the first suggests that asks; None: not known yet."""
-        if self._block_size is None and not self._trials:
-            self._block_size = size
-        return self._block_size
+    def block_size(self, size: int | None) -> int | None:
+        """How many steps every run takes in one dispatch, or None: one, for now.
+
+        All change at once, in the round after the first in which a run that has measured its speed asks; of what is
+        suggested in that round the largest counts: a run may take its wait for the others for compilation.
+
+        Args:
+            size: what this run suggests; None: it has not measured yet.
+        """
+        if size is not None and self._rounds > 0 and not self._trials:
+            if self._block_size is None:
+                self._block_size, self._decided = size, self._rounds
+            elif self._decided == self._rounds:
+                self._block_size = max(size, self._block_size)
+        return self._block_size if self._rounds > self._decided else None
 
     def apart(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `apart`; as many at once as there are lanes, or runs whose steps fit in memory, whichever are fewer."""
@@ -176,6 +189,7 @@ class Joint:
             return
         steps = [request for request in self._waiting if request.kind != "agree"]
         served = steps or self._waiting
+        self._rounds += bool(steps)
         groups: dict[Any, list[_Request]] = {}
         for request in served:
             groups.setdefault(request.kind, []).append(request)
@@ -219,22 +233,23 @@ class Joint:
     def _take(self, group: list["_Request"], chunk: int) -> tuple[list[Any], int]:
         """One step of each, so many at once; also the number that memory allowed."""
         kind, function = group[0].kind, group[0].function
+        allowed = chunk
         while chunk > 1 and 2 * len(group) <= chunk:
             chunk = -(-chunk // 2)
         results = []
         while len(results) < len(group):
             if chunk == 1:
-                return results + self._one_by_one(group[len(results) :]), 1
+                return results + self._one_by_one(group[len(results) :]), allowed
             members = [request.value for request in group[len(results) : len(results) + chunk]]
             # Runs that have left are made up for by copies of one that is here, or the program would change its shape.
             padded = members + [jax.tree.map(jnp.copy, members[0]) for _ in range(chunk - len(members))]
             arguments = tuple(zip(*padded, strict=True))
             program = self._program(kind, function, arguments)
             if program is None:
-                chunk = self._widths[kind] = -(-chunk // 2)
+                chunk = allowed = self._widths[kind] = -(-chunk // 2)
                 continue
             results += program(*arguments)[: len(members)]
-        return results, chunk
+        return results, allowed
 
     def _one_by_one(self, group: list["_Request"]) -> list[Any]:
         """One step of each by the program of one run; on a CPU several at a time, on as many cores as memory allows."""

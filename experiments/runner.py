@@ -151,8 +151,9 @@ def _keep_freed_memory() -> None:
     """Let glibc reuse freed memory in place of mapping it afresh: a tenth to a fifth of a training step on the CPU.
 
     Every step allocates and frees the same tens of megabytes, and each fresh mapping is paid for page by page. The
-    arenas that threads have of their own give back what is free whatever the thresholds say, so there are few. One
-    alone would make threads wait for one another: a fifth of a sweep's time, and as much of a compilation's.
+    arenas that threads have of their own give back what is free whatever the thresholds say, and map blocks above 64 MB
+    afresh, so there are only two a core. One alone would make threads wait for one another: a fifth of a sweep's time,
+    and as much of a compilation's.
     """
     with contextlib.suppress(OSError, AttributeError):  # no glibc, no such cost
         mallopt = ctypes.CDLL(None).mallopt
@@ -160,7 +161,7 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**28)
         mallopt(mmap_max, 0)
-        mallopt(arena_max, 2 * (os.cpu_count() or 1))
+        mallopt(arena_max, 2 * len(os.sched_getaffinity(0)))
 
 
 def _say(name: str, message: object, code: int) -> int:

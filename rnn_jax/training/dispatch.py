@@ -61,7 +61,8 @@ class Dispatcher:
     """Runs training steps and keeps the training clock.
 
     There are at most two compiled programs for each shape of a batch: one step, and, where steps are short, a power of
-    two of them that takes about 0.15 s, if the rest of the run is long enough to pay for its compilation.
+    two of them that takes about 0.15 s (half a second for several runs), if the rest of the run is long enough to pay
+    for its compilation.
 
     Attributes:
         state: the newest training state.
@@ -81,7 +82,7 @@ class Dispatcher:
         interval: int | None,
         seconds: float = 0.0,
         runs: int = 1,
-        block_size: Callable[[int], int | None] = lambda size: size,
+        block_size: Callable[[int | None], int | None] = lambda size: size,
     ):
         """Prepare; nothing runs yet.
 
@@ -95,8 +96,8 @@ class Dispatcher:
             interval: the smallest number of steps from one interruption by the caller to the next, or None.
             seconds: the training time used before.
             runs: how many runs take their steps together with those of this one, by one clock.
-            block_size: what speed suggests -> how many steps go off together, where there are so many, from then on;
-                None: not decided yet.
+            block_size: what speed suggests (None: not measured yet) -> how many steps go off together, where there are
+                so many, from then on; None: one, and it is asked again.
         """
         self.state = state
         self.seconds_per_step = math.nan
@@ -210,8 +211,9 @@ class Dispatcher:
         possible = min(wanted, self._steps_left(begin))
         if possible < 1:
             return 0
-        if self._block_size is None and self._total[2] > _FIRST_LOOK:
-            self._block_size = self._decide_block_size(self._suggest_block_size(begin, step))
+        if self._block_size is None:
+            measured = self._total[2] > _FIRST_LOOK
+            self._block_size = self._decide_block_size(self._suggest_block_size(begin, step) if measured else None)
         size = self._block_size or 1
         return size if size <= possible else 1
 

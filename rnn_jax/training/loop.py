@@ -84,7 +84,7 @@ def fit(
     log_every: int = 10,
     display: Display | None = None,
     runs: int = 1,
-    block_size: Callable[[int], int | None] = lambda size: size,
+    block_size: Callable[[int | None], int | None] = lambda size: size,
 ) -> FitResult:
     """Train until a limit is reached, from the last checkpoint if there is one.
 

@@ -326,24 +326,49 @@ def test_the_faster_way_is_found_by_trying(slower, monkeypatch):
     assert tried == [1, 4, 1, 4, 1, 4] + [5 - slower] * 2
 
 
-def test_all_runs_take_as_many_steps_at_once_as_the_first_suggests_after_the_trial():
+@pytest.mark.parametrize(("method", "single"), [("vmap", 2), ("auto", 7)])
+def test_all_runs_take_several_steps_at_once_from_the_same_round_on(method, single):
+    """They measure their speed one after the other; under "auto" nothing is decided before the trial of 6 is over."""
+
     def step(state, block, rates):
         return state + block.sum(0) * rates.sum(), {"loss": state}
 
-    def step_all(steps):
-        value = (jax.numpy.ones(3), np.ones((steps, 3), np.float32), np.ones(steps, np.float32))
-        kind = "step", steps
-        return place._step([joint._Request(kind, step, jax.tree.map(jax.numpy.copy, value), "step") for _ in range(2)])
+    place, taken, states = Joint(4, method), {}, {}
 
-    place, sizes = Joint(2, "auto"), []
-    for _ in range(6):
-        step_all(1)
-        sizes.append((place.block_size(8), place.block_size(4)))
-    assert sizes == [(None, None)] * 5 + [(8, 8)]
-    # What the trial has found holds for them, without another.
-    step_all(8)
-    assert not place._trials
+    def take(number):
+        with place.member():
+            shared, state, size, counts = place.share_steps(step), jax.numpy.zeros(3), None, []
+            while (done := sum(counts)) < 24:
+                if size is None:
+                    size = place.block_size(8 - number if done >= number else None)
+                counts.append(size if size and size <= 24 - done else 1)
+                state, _ = shared(state, np.ones((counts[-1], 3), np.float32), np.ones(counts[-1], np.float32))
+            taken[number], states[number] = counts, state
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
     place.close()
+    assert taken[0] == [1] * single + [8, 8] + [1] * (8 - single)
+    assert all(counts == taken[0] for counts in taken.values())
+    assert {float(state[0]) for state in states.values()} == {8 + 2 * 64.0}
+    assert not place._trials
+    if method == "vmap":
+        assert [count for _, count in place.programs] == [4, 4]
+
+
+def test_a_step_of_few_runs_does_not_narrow_those_of_all():
+    def step(state, block, rates):
+        return state + block, {"loss": state}
+
+    place = Joint(8, "vmap")
+    for count in (8, 2, 8):
+        group = [joint._Request("step", step, (jax.numpy.ones(3), np.ones(3), np.ones(1))) for _ in range(count)]
+        assert len(place._step(group)) == count
+    place.close()
+    assert {count for _, count in place.programs} == {8, 2}
 
 
 def test_runs_by_themselves_share_a_compilation():
