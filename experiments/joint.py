@@ -36,8 +36,7 @@ class Surroundings:
         make_display: unit -> what shows the training.
         on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
         on_trained: told the name of the monitored metric and the values of the best evaluation.
-        time_factor: how many runs share the clock: as many times `max_seconds` are theirs together.
-        runs: how many take their steps together.
+        runs: how many take their steps together, by one clock: as many times `max_seconds` are theirs together.
         block_size: see `rnn_jax.training.dispatch.Dispatcher`.
         devices: over how many to spread a batch, whatever the configuration says; None: as that says.
         device: where the run is to be; None: where JAX puts it.
@@ -49,7 +48,6 @@ class Surroundings:
     make_display: Callable[[str], Any] = lambda unit: Display(unit=unit)
     on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
-    time_factor: int = 1
     runs: int = 1
     block_size: Callable[[int | None], int | None] = lambda size: size
     devices: int | None = None

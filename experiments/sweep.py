@@ -198,7 +198,6 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             make_display=lambda unit, member=member: _MemberDisplay(board, member, unit),
             on_evaluation=_rungs(joint, member, len(group)) if _halving(config) else None,
             on_trained=member.trained,
-            time_factor=len(group),
             runs=len(group),
             block_size=joint.block_size,
             devices=1,

@@ -133,7 +133,7 @@ def train(
     else:
         display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
     train_step = make_train_step(loss, optimizer, sharding=sharding)
-    seconds = None if config.max_seconds is None else config.max_seconds * around.time_factor
+    seconds = None if config.max_seconds is None else config.max_seconds * around.runs
     stop = StopRule(config.steps, config.epochs, seconds)
     if around.on_evaluation is not None:
         last_step = stop.last_step(batches.steps_per_epoch)

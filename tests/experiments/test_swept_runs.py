@@ -48,6 +48,15 @@ def losses(folder):
     return {(line["step"], line["split"]): line.get("loss", line.get("val_loss")) for line in lines}
 
 
+def on_threads(function, count):
+    """`function(0)` to `function(count - 1)`, each on a thread of its own."""
+    threads = [threading.Thread(target=function, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+
 FLAGS = ("--steps=40", "--eval_every=20", "--clip_norm=0.5")
 
 
@@ -345,11 +354,7 @@ def test_all_runs_take_several_steps_at_once_from_the_same_round_on(method, sing
                 state, _ = shared(state, np.ones((counts[-1], 3), np.float32), np.ones(counts[-1], np.float32))
             taken[number], states[number] = counts, state
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    on_threads(take, 4)
     place.close()
     assert taken[0] == [1] * single + [8, 8] + [1] * (8 - single)
     assert all(counts == taken[0] for counts in taken.values())
@@ -414,11 +419,7 @@ def test_what_is_apart_goes_on_beside_others(monkeypatch):
             except ValueError as error:
                 failed.append(str(error))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    on_threads(run, 5)
     place.close()
     assert sorted(order) == [0, 1, 2, 3, 4]
     assert failed == ["the first"]
