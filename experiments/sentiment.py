@@ -60,7 +60,9 @@ class Sentiment(TrainingConfig):
     min_count: int = flag(2, "rarer symbols are unknown", minimum=1)
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
     max_length: int = flag(400, "symbols of a longer text are left out in its middle", minimum=1)
-    class_ratios: bool = flag(True, "let the vectors of words know at the start in which classes they occur")
+    class_ratios: bool = flag(
+        True, "let the vectors of words and of their pieces know at the start in which classes they occur"
+    )
     embeddings: str | None = flag(None, "PATH of trained word vectors to start from, in word2vec's text or .bin format")
     predict: str | None = flag(None, "TEXT to label by the run in --workdir", stored=False, mode=True)
     predict_file: str | None = flag(
@@ -82,7 +84,7 @@ class Sentiment(TrainingConfig):
         None, "width of the embedding (default: that of --embeddings, else 64)", group="model", minimum=1
     )
     pieces: int = flag(
-        8_000,
+        30_000,
         "rows of the table of pieces of words, by which rare words are known; 0: none",
         group="model",
         check=_check_pieces,
@@ -203,13 +205,17 @@ def train_model(config: Sentiment, run: "Run") -> None:
         example = inputs_of({name: jnp.asarray(value[:1, :1]) for name, value in first.items() if value.ndim > 1})
         params = initial_params(model, jax.random.key(config.seed), *example)
     member = params["member"]
-    table = member["words"]["embedding"]
+    # Of each table, what of the texts it is asked for.
+    fields = {"words": "tokens", "pieces": "pieces"}
+    tables = {name: member[name]["embedding"] for name in fields if name in member}
     if vectors is not None:
-        table = start_from(table, vectors)
+        tables["words"] = start_from(tables["words"], vectors)
     if config.class_ratios:
-        ratios = class_ratios(encoded["train"]["tokens"], labels["train"], len(encoder.vocabulary), len(classes))
-        table = add_ratios(table, ratios, jax.random.key(config.seed))
-    params = {**params, "member": {**member, "words": {"embedding": table}}}
+        for name, table in tables.items():
+            ratios = class_ratios(encoded["train"][fields[name]], labels["train"], table.shape[1], len(classes))
+            # By the same key: a word and its pieces have a class in the same direction.
+            tables[name] = add_ratios(table, ratios, jax.random.key(config.seed))
+    params = {**params, "member": {**member, **{name: {"embedding": table} for name, table in tables.items()}}}
     sizes = {name: len(split) for name, split in splits.items()}
     digests = {name: split.sha256 for name, split in splits.items()}
     run.begin(
@@ -360,7 +366,7 @@ def start_from(table: Any, vectors: "dict[int, np.ndarray]") -> Any:
 
 
 def add_ratios(table: Any, ratios: "np.ndarray", key: Any) -> Any:
-    """The tables of words [K, V, D] and what each word says of the classes [V, C], E_k + r U_k.
+    """The tables of words or pieces [K, V, D] and what each says of the classes [V, C], E_k + r U_k.
 
     The directions U_k [C, D] are random, as long as the vectors are at first. So training begins at about the level of
     naive Bayes and is left to learn what order adds, before it knows its few texts by heart.

@@ -49,14 +49,14 @@ def context_counts(ids: np.ndarray, word: int, size: int, window: int) -> np.nda
 def class_ratios(
     sequences: Sequence[np.ndarray], labels: np.ndarray, size: int, classes: int, smoothing: float | int = 2
 ) -> np.ndarray:
-    """What each word says of the class by itself: the weights of naive Bayes, [V, C] float32.
+    """What each word, or piece of words, says of the class by itself: the weights of naive Bayes, [V, C] float32.
 
         r_wc = log p_wc - mean_c log p_wc,   p_wc = (α + n_wc) / Σ_w (α + n_wc)
 
     with n_wc the number of texts of class c that hold word w.
 
     Args:
-        sequences: N texts, ids [T_n] of words.
+        sequences: N texts, ids of words [T_n] or of their pieces [T_n, G].
         labels: [N], in 0..C-1.
         size: V.
         classes: C.

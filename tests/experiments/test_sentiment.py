@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import rnn_jax
 from experiments.runner import run_experiment
 from experiments.sentiment import Sentiment, class_weights, main
-from rnn_jax.data import TextEncoder, pad
+from rnn_jax.data import TextEncoder, pad, word_pieces
 from rnn_jax.training.files import write_text
 
 SMALL = ["--hidden_size=4", "--embedding_size=4", "--pieces=40", "--batch_size=8", "--members=2", "--eval_every=none"]
@@ -192,30 +192,41 @@ def test_bad_input_is_one_line_and_code_2(trained, folder, tmp_path, monkeypatch
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_words_know_at_the_start_in_which_classes_they_occur(folder, tmp_path):
+def test_words_and_pieces_know_at_the_start_in_which_classes_they_occur(folder, tmp_path):
     """Before any training (its rate is next to nothing) the vectors differ by the ratios, in one direction a class."""
     tables = {}
     for flag in ("--class_ratios", "--noclass_ratios"):
         code, _, err = sentiment(
             f"--train={folder}/train.tsv",
             f"--workdir={tmp_path}/{flag}",
-            flag,
             "--steps=1",
             "--learning_rate=1e-9",
             "--warmup=0",
             *SMALL,
+            "--pieces=4000",
+            flag,
         )
         assert code == 0, err
         loaded = rnn_jax.load(tmp_path / flag)
-        tables[flag] = np.asarray(loaded.params["member"]["words"]["embedding"])
-    added = tables["--class_ratios"] - tables["--noclass_ratios"]
-    words = {word: added[:, loaded.vocabulary.symbols.index(word)] for word in ("good", "bad", "film")}
-    length = {word: np.linalg.norm(vectors, axis=1) for word, vectors in words.items()}
-    # The log-ratios of two classes are opposite numbers; a word of both classes says next to nothing.
-    cosine = (words["good"] * words["bad"]).sum(1) / (length["good"] * length["bad"])
-    np.testing.assert_allclose(cosine, -1, atol=1e-3)
-    assert np.all(length["good"] > 0.1)
-    assert np.all(length["film"] < 0.1 * length["good"])
+        tables[flag] = {name: np.asarray(loaded.params["member"][name]["embedding"]) for name in ("words", "pieces")}
+    added = {name: table - tables["--noclass_ratios"][name] for name, table in tables["--class_ratios"].items()}
+    found = {}
+    for word in ("good", "bad", "film"):
+        # The last n-gram of a short word is in no other one.
+        piece = [number for number in word_pieces(word, 4000) if number][-1]
+        found["words", word] = added["words"][:, loaded.vocabulary.symbols.index(word)]
+        found["pieces", word] = added["pieces"][:, piece]
+    length = {key: np.linalg.norm(vectors, axis=1) for key, vectors in found.items()}
+
+    def cosine(one, other):
+        return (found[one] * found[other]).sum(1) / (length[one] * length[other])
+
+    for table in added:
+        # The log-ratios of two classes are opposite numbers; a word of both classes says next to nothing.
+        np.testing.assert_allclose(cosine((table, "good"), (table, "bad")), -1, atol=1e-3)
+        assert np.all(length[table, "good"] > 0.1)
+        assert np.all(length[table, "film"] < 0.1 * length[table, "good"])
+    np.testing.assert_allclose(cosine(("words", "good"), ("pieces", "good")), 1, atol=1e-3)
 
 
 def test_classes_weigh_equally_half_way_or_not_at_all():
