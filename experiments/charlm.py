@@ -181,7 +181,7 @@ def train_model(config: CharLM, run: "Run") -> None:
         config,
         run,
         params=params,
-        carry=model.apply({"params": params}, (config.batch_size,), method="initial_carry"),
+        carry=initial_carry(model, params, (config.batch_size,)),
         loss=loss,
         batches=streams,
         evaluate=lambda params: {"val_loss": mean_loss(model, params, quick)},
@@ -295,7 +295,7 @@ def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches")
     """Nats per symbol, over every target once."""
     import jax
 
-    fresh = carry = model.apply({"params": params}, batches.starts.shape, method="initial_carry")
+    fresh = carry = initial_carry(model, params, batches.starts.shape)
     sums = []
     for batch in batches:
         carry = fresh if batch.first else carry
@@ -304,6 +304,22 @@ def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches")
     # Fetched once: a wait for each batch would let other threads in between each time.
     total, count = (sum(map(float, column)) for column in zip(*jax.device_get(sums), strict=True))
     return total / count
+
+
+def initial_carry(model: "LanguageModel", params: Any, batch_shape: tuple[int, ...]) -> Any:
+    """The carry at the start of texts, by a program compiled once: traced for each run it would take longer."""
+    return _jitted_initial_carry()(model, params, batch_shape)
+
+
+@functools.cache
+def _jitted_initial_carry() -> Callable[..., Any]:
+    import jax
+
+    @functools.partial(jax.jit, static_argnums=(0, 2))
+    def carry(model: Any, params: Any, batch_shape: tuple[int, ...]) -> Any:
+        return model.apply({"params": params}, batch_shape, method="initial_carry")
+
+    return carry
 
 
 @functools.cache

@@ -159,7 +159,9 @@ def train(
             runs=around.runs,
             block_size=around.block_size,
         )
-        best = checkpoints.restore(result.state, best=True).evaluated
+        # Read back only where training went on after it.
+        at_its_best = result.progress.best_step in (None, result.progress.step)
+        best = result.state if at_its_best else checkpoints.restore(result.state, best=True)
     except CheckpointMismatch as error:
         raise RunError(f"workdir: {error}; another version may have begun the run") from error
     finally:
@@ -170,9 +172,10 @@ def train(
     progress = result.progress
     if around.on_trained is not None:
         around.on_trained(monitor, progress.best_values)
+    params = best.evaluated
     if sharding is not None:
-        best = sharding.whole(best)
-    return Trained(best, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+        params = sharding.whole(params)
+    return Trained(params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
 
 
 class _Rated:

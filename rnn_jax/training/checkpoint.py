@@ -105,7 +105,8 @@ class Checkpoints:
         """The last state, or the best one (without any marked best: the last).
 
         Args:
-            like: a state of the same structure, shapes and shardings; its values do not matter.
+            like: a state of the same structure, shapes and shardings; its values do not matter. What of it is free to
+                move between devices is so in what is restored: programs compiled for the one serve the other.
             best: which of the two.
 
         Raises:
@@ -121,7 +122,8 @@ class Checkpoints:
             raise CheckpointMismatch(
                 f"expected the arrays of this model and optimizer, found others in {self._manager.directory}"
             ) from error
-        return _join(restored["params"], restored["rest"], like)
+        params, rest = jax.tree.map(_as_free, (restored["params"], restored["rest"]), (params, rest))
+        return _join(params, rest, like)
 
     def restore_params(self, *, best: bool = True) -> Any:
         """The parameters to be used alone, as nested dicts of NumPy arrays, with no knowledge of the model."""
@@ -186,3 +188,8 @@ def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
 
 def _restore_as(tree: Any) -> Any:
     return ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
+
+
+def _as_free(restored: Any, like: Any) -> Any:
+    """Orbax binds every array to its devices, and JAX compiles a program anew for arrays that are bound."""
+    return restored if getattr(like, "committed", True) else jnp.asarray(np.asarray(restored))

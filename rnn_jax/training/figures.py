@@ -16,7 +16,9 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def drawn(image: Path | str, size: tuple[float | int, float | int], *, dpi: int = 120) -> Iterator[Figure]:
+def drawn(
+    image: Path | str, size: tuple[float | int, float | int], *, dpi: int = 120, fitted: bool = True
+) -> Iterator[Figure]:
     """A figure to draw on, saved as a PNG when the block ends without an error.
 
     All text is drawn as it stands: words, columns and classes may hold `$`, which begins no formula.
@@ -25,10 +27,11 @@ def drawn(image: Path | str, size: tuple[float | int, float | int], *, dpi: int 
         image: the file to write.
         size: width and height in inches.
         dpi: pixels in an inch.
+        fitted: fit the margins to the labels, which takes longer than the drawing; False: matplotlib's usual margins.
     """
     with _ONE_AT_A_TIME, rc_context({"text.parse_math": False}):
         # A Figure of its own: pyplot keeps global state and may look for a screen.
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained" if fitted else None)
         yield figure
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):

@@ -26,7 +26,8 @@ def plot_loss(
     train, valid = curve(lines, TRAIN, "loss"), curve(lines, VALID, monitor)
     if not train and not valid:
         return
-    with drawn(image, (8, 5)) as figure:
+    # Every run of a sweep has this plot.
+    with drawn(image, (8, 5), fitted=False) as figure:
         axes = figure.subplots()
         shown = []
         if train:

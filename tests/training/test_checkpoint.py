@@ -50,6 +50,18 @@ def test_restores_every_leaf_and_the_key(checkpoints, tmp_path):
     reader.close()
 
 
+def test_what_is_restored_is_as_free_to_move_as_its_like(checkpoints):
+    checkpoints.save(state_of(5.0), Progress(step=1))
+    free = state_of(0.0)
+    bound = jax.device_put(free, jax.devices()[0])
+    for like in (free, bound):
+        restored = checkpoints.restore(like)
+        assert_same(restored, state_of(5.0))
+        for found, wanted in zip(jax.tree.leaves(restored.params), jax.tree.leaves(like.params), strict=True):
+            assert found.committed == wanted.committed
+            assert found.sharding == wanted.sharding
+
+
 def test_parameters_are_read_without_an_example(checkpoints, tmp_path):
     checkpoints.save(state_of(1.0), Progress(step=1), best=True)
     checkpoints.save(state_of(2.0), Progress(step=2))
