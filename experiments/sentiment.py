@@ -6,7 +6,7 @@ python -m experiments.sentiment --train=reviews.tsv --bidirectional
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from experiments.config import TrainingConfig
@@ -24,8 +24,6 @@ BUILTIN = "builtin"
 # Sentences of the generated grammar in each split.
 GENERATED = {"train": 16_000, "dev": 1_000, "test": 2_000}
 EMBEDDING_SIZE = 64
-# The standard deviation of what vectors know at the start, trained or as ratios; what they do not is much smaller.
-KNOWN = 0.1
 # Examples that are evaluated or predicted at once.
 AT_ONCE = 128
 
@@ -63,7 +61,7 @@ class Sentiment(TrainingConfig):
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
     max_length: int = flag(400, "symbols of a longer text are left out in its middle", minimum=1)
     class_ratios: bool = flag(
-        True, "let the vectors of words, pairs and pieces know at the start in which classes they occur"
+        True, "let the vectors of words and of their pieces know at the start in which classes they occur"
     )
     embeddings: str | None = flag(None, "PATH of trained word vectors to start from, in word2vec's text or .bin format")
     predict: str | None = flag(None, "TEXT to label by the run in --workdir", stored=False, mode=True)
@@ -90,12 +88,6 @@ class Sentiment(TrainingConfig):
         "rows of the table of pieces of words, by which rare words are known; 0: none",
         group="model",
         check=_check_pieces,
-    )
-    pairs: int = flag(
-        30_000,
-        "so many pairs of neighbouring words, each of two texts or more, have vectors of their own; 0: none",
-        group="model",
-        minimum=0,
     )
     dropout: float | None = flag(
         None,
@@ -177,7 +169,6 @@ def train_model(config: Sentiment, run: "Run") -> None:
         max_size=config.vocab_size,
         max_length=config.max_length,
         pieces=config.pieces if config.level == "word" else 0,
-        pairs=config.pairs if config.level == "word" else 0,
     )
     encoded = {name: encoder.encode(split.texts) for name, split in splits.items()}
     batches = {
@@ -204,7 +195,6 @@ def train_model(config: Sentiment, run: "Run") -> None:
             pooling=config.pooling,
             embedding_size=embedding_size(config, vectors),
             pieces=encoder.pieces,
-            pairs=encoder.pairs,
             dropout=regular.dropout,
             word_dropout=regular.word_dropout,
             unknown=encoder.vocabulary.index[str(encoder.vocabulary.unknown)],
@@ -215,13 +205,14 @@ def train_model(config: Sentiment, run: "Run") -> None:
         example = inputs_of({name: jnp.asarray(value[:1, :1]) for name, value in first.items() if value.ndim > 1})
         params = initial_params(model, jax.random.key(config.seed), *example)
     member = params["member"]
-    tables = {name: member[name]["embedding"] for name in ("words", "pieces") if name in member}
+    # Of each table, what of the texts it is asked for.
+    fields = {"words": "tokens", "pieces": "pieces"}
+    tables = {name: member[name]["embedding"] for name in fields if name in member}
     if vectors is not None:
         tables["words"] = start_from(tables["words"], vectors)
     if config.class_ratios:
         for name, table in tables.items():
-            asked = encoded["train"]["pieces"] if name == "pieces" else words_and_pairs(encoded["train"], model.unknown)
-            ratios = class_ratios(asked, labels["train"], table.shape[1], len(classes))
+            ratios = class_ratios(encoded["train"][fields[name]], labels["train"], table.shape[1], len(classes))
             # By the same key: a word and its pieces have a class in the same direction.
             tables[name] = add_ratios(table, ratios, jax.random.key(config.seed))
     params = {**params, "member": {**member, **{name: {"embedding": table} for name, table in tables.items()}}}
@@ -335,7 +326,6 @@ def cut(examples: "LabelledTexts", sizes: dict[str, int]) -> dict[str, "Labelled
 def trained_vectors(config: Sentiment, encoder: "TextEncoder") -> "dict[int, np.ndarray] | None":
     """The vectors of --embeddings by the number of their word, what they cover printed; None without the flag."""
     from rnn_jax.data import DataError, load_word2vec
-    from rnn_jax.data.splitting import BETWEEN
 
     if config.embeddings is None:
         return None
@@ -350,9 +340,8 @@ def trained_vectors(config: Sentiment, encoder: "TextEncoder") -> "dict[int, np.
             f"--embeddings: expected vectors of --embedding_size={config.embedding_size} numbers, "
             f"found {width} in {config.embeddings!r}, line 1"
         )
-    symbols = enumerate(encoder.vocabulary.symbols)
-    words = {number: symbol for number, symbol in symbols if not (encoder.pairs and BETWEEN in symbol)}
-    found = {number: loaded.vectors[loaded.index[word]] for number, word in words.items() if word in loaded.index}
+    words = encoder.vocabulary.symbols
+    found = {number: loaded.vectors[loaded.index[word]] for number, word in enumerate(words) if word in loaded.index}
     if not found:
         raise FlagError(f"--embeddings: expected words of the training texts, found none in {config.embeddings!r}")
     print(f"{config.embeddings}: vectors of {len(found):,} of {len(words):,} words, {len(found) / len(words):.1%}")
@@ -366,43 +355,33 @@ def embedding_size(config: Sentiment, vectors: "dict[int, np.ndarray] | None") -
     return config.embedding_size or EMBEDDING_SIZE
 
 
-def words_and_pairs(encoded: Mapping[str, "Sequence[np.ndarray]"], unknown: int) -> "Sequence[np.ndarray]":
-    """The numbers of the words of each text, and those of its known pairs behind them."""
-    import numpy as np
-
-    tokens = encoded["tokens"]
-    if "pairs" not in encoded:
-        return tokens
-    return [np.append(words, pairs[pairs != unknown]) for words, pairs in zip(tokens, encoded["pairs"], strict=True)]
-
-
 def start_from(table: Any, vectors: "dict[int, np.ndarray]") -> Any:
-    """The tables of words [K, V, D] with trained vectors in them, scaled to `KNOWN`."""
+    """The tables of words [K, V, D] with trained vectors in them, on their own scale."""
     import jax.numpy as jnp
     import numpy as np
 
     rows, found = np.array(list(vectors)), np.stack(list(vectors.values()))
-    scaled = found * (KNOWN / found.std())
+    scaled = found * (np.asarray(table).std() / found.std())
     return table.at[:, rows].set(jnp.asarray(scaled, table.dtype))
 
 
 def add_ratios(table: Any, ratios: "np.ndarray", key: Any) -> Any:
     """The tables of words or pieces [K, V, D] and what each says of the classes [V, C], E_k + r U_k.
 
-    The directions U_k [C, D] are random, of standard deviation `KNOWN`. So training begins at about the level of
+    The directions U_k [C, D] are random, as long as the vectors are at first. So training begins at about the level of
     naive Bayes and is left to learn what order adds, before it knows its few texts by heart.
     """
     import jax
     import jax.numpy as jnp
 
     members, _, width = table.shape
-    directions = KNOWN * jax.random.normal(key, (members, ratios.shape[1], width))
+    directions = table.std() * jax.random.normal(key, (members, ratios.shape[1], width))
     return table + jnp.einsum("vc,kcd->kvd", ratios, directions).astype(table.dtype)
 
 
 def inputs_of(batch: Any) -> tuple[Any, ...]:
-    """The arguments of the model in a batch: tokens, mask, pieces and pairs."""
-    return batch["tokens"], batch["tokens_mask"], batch.get("pieces"), batch.get("pairs")
+    """The arguments of the model in a batch: tokens, mask and pieces."""
+    return batch["tokens"], batch["tokens_mask"], batch.get("pieces")
 
 
 def predict_batches(model: "Classifier", params: Any, batches: Any) -> "np.ndarray":
@@ -422,8 +401,8 @@ def _jitted_prediction() -> Callable[..., Any]:
     import jax
 
     @functools.partial(jax.jit, static_argnums=0)
-    def prediction(model: Any, params: Any, *inputs: Any) -> Any:
-        return model.apply({"params": params}, *inputs)
+    def prediction(model: Any, params: Any, tokens: Any, mask: Any, pieces: Any) -> Any:
+        return model.apply({"params": params}, tokens, mask, pieces)
 
     return prediction
 
@@ -472,7 +451,7 @@ def predict(config: Sentiment, run: "Run") -> None:
     from rnn_jax.training.run import load
 
     loaded = load(run.path)
-    encoder = TextEncoder(loaded.vocabulary, config.max_length, loaded.model.pieces, loaded.model.pairs)
+    encoder = TextEncoder(loaded.vocabulary, config.max_length, loaded.model.pieces)
     if config.predict is not None:
         label(checked_texts([("--predict", config.predict)]), loaded, encoder)
     if config.predict_file == "-":

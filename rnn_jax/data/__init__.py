@@ -16,7 +16,7 @@ from rnn_jax.data.named_sets import NAMED_SETS, NamedSet, Part
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad, spare_rare
 from rnn_jax.data.pairs import Pairs, hold_out, limit_length, make_pairs, read_parallel, read_tsv
 from rnn_jax.data.series import SeriesBatches, Table, generated_table, mackey_glass, read_table
-from rnn_jax.data.splitting import split_words, word_pairs, word_pieces
+from rnn_jax.data.splitting import split_words, word_pieces
 from rnn_jax.data.streams import EvaluationBatches, StreamBatch, Streams, evaluation_streams, windows
 from rnn_jax.data.subwords import BPE, Subwords
 from rnn_jax.data.tagged import TagEncoder, TaggedSequence
@@ -81,6 +81,5 @@ __all__ = [
     "split_words",
     "stdin_lines",
     "windows",
-    "word_pairs",
     "word_pieces",
 ]

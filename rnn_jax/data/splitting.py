@@ -1,10 +1,8 @@
-"""Words of running text, the pieces of words by which rare ones are known, and pairs of neighbours."""
+"""Words of running text, and the pieces of words by which rare ones are known."""
 
 import html
-import itertools
 import re
 import zlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,9 +23,6 @@ _TOKEN = re.compile(
 _LONG_RUN = re.compile(r"(.)\1{2,}")
 _DIGIT = re.compile(r"\d")
 _APOSTROPHES = str.maketrans("’‘`", "'''")
-
-# Between the words of a pair: a vocabulary's symbols hold no blanks, and no text is likely to hold this.
-BETWEEN = "\u2423"
 
 # Lengths of the pieces, in characters.
 _SHORTEST, _LONGEST = 3, 5
@@ -71,12 +66,3 @@ def word_pieces(word: str, rows: int, count: int = 24) -> np.ndarray:
     for place, gram in enumerate(grams[:count]):
         numbers[place] = 1 + zlib.crc32(gram.encode("utf-8", "surrogatepass")) % (rows - 1)
     return numbers
-
-
-def word_pairs(words: Sequence[str]) -> list[str]:
-    """Each word with the one before it, as one symbol: T - 1 for T words.
-
-    >>> word_pairs(["not", "so", "good"])
-    ['not␣so', 'so␣good']
-    """
-    return [f"{first}{BETWEEN}{second}" for first, second in itertools.pairwise(words)]

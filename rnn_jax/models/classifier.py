@@ -16,8 +16,7 @@ from rnn_jax.layers import Pooling, Stack, VariationalDropout, WordDropout
 class Classifier(nn.Module):
     """P(class | x_1..x_T), read off the pooled outputs of a recurrent stack.
 
-        e_t = E[x_t] + E[pair(x_tm1, x_t)] + Σ_g S[piece_g(x_t)] / √G_t
-        h_1..h_T = stack(e_1..e_T);   P = softmax(W pool(h_1..h_T) + b)
+        e_t = E[x_t] + Σ_g S[piece_g(x_t)] / √G_t;   h_1..h_T = stack(e_1..e_T);   P = softmax(W pool(h_1..h_T) + b)
 
     with G_t the number of pieces of x_t. Padding may lie anywhere: with a mask, an example gives the same logits alone
     as in any batch.
@@ -32,7 +31,6 @@ class Classifier(nn.Module):
         pooling: "last", "mean", "max" or "attention", see `rnn_jax.layers.Pooling`.
         embedding_size: D.
         pieces: rows of S, the table of pieces of words (`rnn_jax.data.word_pieces`); 0: none.
-        pairs: whether rows of E are of pairs of neighbouring words (`rnn_jax.data.word_pairs`).
         dropout: rate on the inputs, between layers (one mask a sequence) and on what is pooled.
         word_dropout: rate at which whole words become unknown.
         unknown: the number of the unknown symbol.
@@ -48,7 +46,6 @@ class Classifier(nn.Module):
     pooling: str = "max"
     embedding_size: int = 128
     pieces: int = 0
-    pairs: bool = False
     dropout: float = 0.0
     word_dropout: float = 0.0
     unknown: int = 0
@@ -60,7 +57,6 @@ class Classifier(nn.Module):
         tokens: Int[Array, "T B"],
         mask: Bool[Array, "T B"] | None = None,
         pieces: Int[Array, "T B G"] | None = None,
-        pairs: Int[Array, "T B"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B C"]:
@@ -70,37 +66,30 @@ class Classifier(nn.Module):
             tokens: integers in 0..V-1.
             mask: False = padding.
             pieces: the numbers of the pieces of each word, 0 = none; wanted where the model has a table of them.
-            pairs: the numbers of each word and the one before as a pair, the unknown symbol's = none; wanted where the
-                model has them.
             deterministic: True switches dropout off.
 
         Returns:
             logits, float32 (float64, where the model computes in it).
 
         Raises:
-            ValueError: `pieces` or `pairs` given to a model without them, or missing.
+            ValueError: `pieces` given without a table, or missing.
         """
-        for name, given, has in (("pieces", pieces, self.pieces > 0), ("pairs", pairs, self.pairs)):
-            if (given is not None) != has:
-                raise ValueError(
-                    f"{name}: expected {'those of each word' if has else 'none'}, "
-                    f"found {'none' if given is None else 'some'}"
-                )
+        if (pieces is None) != (self.pieces == 0):
+            raise ValueError(
+                f"pieces: expected {'none' if self.pieces == 0 else 'those of each word'}, "
+                f"found {'none' if pieces is None else 'some'}"
+            )
         # Small vectors: a word that training has hardly seen says next to nothing.
-        start = nn.initializers.normal(0.02)
+        start = nn.initializers.normal(0.1)
         shown = WordDropout(self.word_dropout, self.unknown)(tokens, deterministic)
-        words = nn.Embed(self.vocabulary_size, self.embedding_size, self.dtype, embedding_init=start, name="words")
-        inputs = words(shown)
-        if pairs is not None:
-            # A dropped word hides its pairs too.
-            read = shown == tokens
-            whole = read & jnp.concatenate([jnp.ones_like(read[:1]), read[:-1]]) & (pairs != self.unknown)
-            inputs = inputs + jnp.where(whole[..., None], words(pairs), 0)
+        inputs = nn.Embed(self.vocabulary_size, self.embedding_size, self.dtype, embedding_init=start, name="words")(
+            shown
+        )
         if pieces is not None:
             vectors = nn.Embed(self.pieces, self.embedding_size, self.dtype, embedding_init=start, name="pieces")(
                 pieces
             )
-            # And its pieces.
+            # A dropped word hides its pieces too.
             present = (pieces > 0) & (shown == tokens)[..., None]
             number = jnp.maximum(present.sum(-1, keepdims=True), 1).astype(vectors.dtype)
             inputs = inputs + jnp.where(present[..., None], vectors, 0).sum(-2) / jnp.sqrt(number)
@@ -141,14 +130,13 @@ class ClassifierEnsemble(Classifier):
         tokens: Int[Array, "T B"],
         mask: Bool[Array, "T B"] | None = None,
         pieces: Int[Array, "T B G"] | None = None,
-        pairs: Int[Array, "T B"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "K B C"]:
         """The logits of every member: what training takes the loss of. Arguments as for `Classifier`."""
 
         def one(network: Classifier, carry: tuple[()], _: None) -> tuple[tuple[()], Array]:
-            return carry, network(tokens, mask, pieces, pairs, deterministic=deterministic)
+            return carry, network(tokens, mask, pieces, deterministic=deterministic)
 
         fields = [field.name for field in dataclasses.fields(Classifier) if field.name not in ("parent", "name")]
         network = Classifier(**{name: getattr(self, name) for name in fields}, name="member")
@@ -162,10 +150,9 @@ class ClassifierEnsemble(Classifier):
         tokens: Int[Array, "T B"],
         mask: Bool[Array, "T B"] | None = None,
         pieces: Int[Array, "T B G"] | None = None,
-        pairs: Int[Array, "T B"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B C"]:
         """The log-probabilities of the mean. Arguments as for `Classifier`."""
-        logits = self.member_logits(tokens, mask, pieces, pairs, deterministic=deterministic)
+        logits = self.member_logits(tokens, mask, pieces, deterministic=deterministic)
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - math.log(self.members)

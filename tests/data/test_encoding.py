@@ -49,24 +49,3 @@ def test_pieces_stand_beside_their_words(max_length):
         for row, word in enumerate(texts[number]):
             np.testing.assert_array_equal(batch["pieces"][row, column], word_pieces(word, 50))
         assert not batch["pieces"][len(texts[number]) :, column].any()
-
-
-def test_pairs_of_two_texts_or_more_are_symbols_too():
-    texts = ["not good , not good", "so good", "not good at all", "so good !"]
-    encoder = TextEncoder.from_texts(texts, pairs=9)
-    assert encoder.pairs
-    assert encoder.vocabulary.symbols[-2:] == ("not␣good", "so␣good")
-    words = TextEncoder.from_texts(texts).vocabulary.symbols
-    assert encoder.vocabulary.symbols[: len(words)] == words
-    (pairs,) = encoder.encode(["so good , not good noir"])["pairs"]
-    assert pairs.dtype == np.int32
-    assert words_of(encoder, pairs) == ["<unk>", "so␣good", "<unk>", "<unk>", "not␣good", "<unk>"]
-    assert TextEncoder.from_texts(texts, pairs=1).vocabulary.symbols[-2:] == (words[-1], "not␣good")
-    assert "pairs" not in TextEncoder.from_texts(texts).encode(texts)
-
-
-def test_a_text_may_hold_what_pairs_are_written_with():
-    encoder = TextEncoder.from_texts(["a␣b a b", "a b"], pairs=5)
-    (tokens,), (pairs,) = encoder.encode(["a b"]).values()
-    assert words_of(encoder, tokens) == ["a", "b"]
-    assert words_of(encoder, pairs)[1] == "a␣b"

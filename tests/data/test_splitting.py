@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 
 from rnn_jax.data import splitting
-from rnn_jax.data.splitting import split_words, word_pairs, word_pieces
+from rnn_jax.data.splitting import split_words, word_pieces
 
 
 def test_the_docstring_tells_the_truth():
@@ -47,8 +47,3 @@ def test_pieces_are_the_ngrams_of_the_marked_word():
     assert set(word_pieces("<", rows, 2)) != {0}
     assert (word_pieces("a" * 50, rows) > 0).all()
     assert word_pieces("a" * 50, 7).max() < 7
-
-
-def test_pairs_are_of_neighbours():
-    assert word_pairs(["not", "so", "good"]) == ["not␣so", "so␣good"]
-    assert word_pairs(["good"]) == word_pairs([]) == []

@@ -96,10 +96,9 @@ def test_predictions_are_those_of_the_saved_model(trained, tmp_path, stdin):
     code, out, err = sentiment(f"--workdir={run}", f"--predict={texts[0]}")
     assert (code, err) == (0, "")
     loaded = rnn_jax.load(run)
-    assert loaded.model.pairs
-    encoded = TextEncoder(loaded.vocabulary, pieces=loaded.model.pieces, pairs=True).encode(texts[:1])
-    (tokens, mask), (pieces, _), (pairs, _) = (pad(list(encoded[name])) for name in ("tokens", "pieces", "pairs"))
-    given = map(jnp.asarray, (tokens, mask, pieces, pairs))
+    encoded = TextEncoder(loaded.vocabulary, pieces=loaded.model.pieces).encode(texts[:1])
+    (tokens, mask), (pieces, _) = pad(encoded["tokens"]), pad(list(encoded["pieces"]))
+    given = map(jnp.asarray, (tokens, mask, pieces))
     expected = np.exp(jax.jit(loaded.model.apply)({"params": loaded.params}, *given))[0]
     label, shown, text = out.rstrip("\n").split("\t")
     assert label == loaded.model.classes[int(expected.argmax())]

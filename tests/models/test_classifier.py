@@ -1,4 +1,4 @@
-"""The classifier: padding never matters, and pieces and pairs of words do what they say."""
+"""The classifier: padding never matters, and a table of pieces does what it says."""
 
 import functools
 
@@ -17,19 +17,15 @@ TEXTS = [np.array([1, 4, 2, 3, 5], np.int32), np.array([6, 1], np.int32), np.arr
 
 
 def pieces_of(tokens):
-    return jnp.stack([tokens % 5, (tokens * 3) % 5, jnp.zeros_like(tokens)], axis=-1)
-
-
-def pairs_of(tokens):
-    """Some are 0, the unknown symbol: no pair."""
-    return (tokens * 2) % 8
+    return np.stack([tokens % 5, (tokens * 3) % 5, np.zeros_like(tokens)], axis=-1)
 
 
 def model_and_params():
     """One model in float64 for all tests, which so share its compilation; call it under `x64`."""
-    model = Classifier(8, CLASSES, pieces=5, pairs=True, **SIZES)
+    model = Classifier(8, CLASSES, pieces=5, **SIZES)
     tokens, mask = map(jnp.asarray, pad(TEXTS))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, pieces_of(tokens), pairs_of(tokens))["params"]
+    pieces = jnp.asarray(pieces_of(np.asarray(tokens)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, mask, pieces)["params"]
     random = np.random.default_rng(0)
     # Not the small initial values, which would hide differences.
     params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape)), shapes)
@@ -38,15 +34,15 @@ def model_and_params():
 
 def losses_and_gradient(model, params, tokens, mask, labels):
     """The loss of each column, and the gradient of their sum over those that are not empty."""
-    pieces, pairs = np.where(mask[..., None], pieces_of(tokens), 4), np.where(mask, pairs_of(tokens), 7)
-    (_, each), gradient = _losses_and_gradient(model, params, tokens, mask, pieces, pairs, np.asarray(labels))
+    pieces = np.where(mask[..., None], pieces_of(tokens), 4)
+    (_, each), gradient = _losses_and_gradient(model, params, tokens, mask, pieces, np.asarray(labels))
     return each, gradient
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
-def _losses_and_gradient(model, params, tokens, mask, pieces, pairs, labels):
-    logits = jax.nn.log_softmax(model.apply({"params": params}, tokens, mask, pieces, pairs))
+def _losses_and_gradient(model, params, tokens, mask, pieces, labels):
+    logits = jax.nn.log_softmax(model.apply({"params": params}, tokens, mask, pieces))
     each = -jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return jnp.where(mask.any(0), each, 0).sum(), each
 
@@ -88,57 +84,33 @@ def test_a_batch_of_padding_has_no_gradient_and_no_nan(x64):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_word_is_its_vector_that_of_its_pair_and_the_scaled_sum_of_its_pieces(x64):
+def test_a_word_is_its_vector_and_the_scaled_sum_of_its_pieces(x64):
     model, params = model_and_params()
     tokens, mask = pad([TEXTS[1], *[TEXTS[0][:0]] * 3], LENGTH)
     given, labels = np.zeros((LENGTH, 4, 3), np.int32), np.zeros(4, int)
     given[0, 0] = [2, 3, 0]
-    pairs = np.zeros((LENGTH, 4), np.int32)
-    pairs[0, 0] = 7
     vectors, table = np.array(params["words"]["embedding"]), np.asarray(params["pieces"]["embedding"])
-    assert tokens[1, 0] != tokens[0, 0] != 7
-    vectors[tokens[0, 0]] += (table[2] + table[3]) / np.sqrt(2) + vectors[7]
+    vectors[tokens[0, 0]] += (table[2] + table[3]) / np.sqrt(2)
     by_hand = {**params, "words": {"embedding": jnp.asarray(vectors)}}
-    (with_both, _), _ = _losses_and_gradient(model, params, tokens, mask, given, pairs, labels)
-    (without, _), _ = _losses_and_gradient(
-        model, by_hand, tokens, mask, np.zeros_like(given), np.zeros_like(pairs), labels
-    )
-    np.testing.assert_allclose(with_both, without, rtol=1e-12)
+    (with_pieces, _), _ = _losses_and_gradient(model, params, tokens, mask, given, labels)
+    (without, _), _ = _losses_and_gradient(model, by_hand, tokens, mask, np.zeros_like(given), labels)
+    np.testing.assert_allclose(with_pieces, without, rtol=1e-12)
 
 
-def test_dropout_hides_words_with_their_pieces_and_pairs(x64):
+def test_dropout_hides_words_with_their_pieces(x64):
     model, params = model_and_params()
     tokens, mask = pad(TEXTS)
-    # An unknown word would keep its pieces and pairs.
+    # An unknown word would keep its pieces.
     tokens = np.where(mask, tokens, 1)
     lossy, random = model.clone(word_dropout=1.0), {"dropout": jax.random.key(0)}
 
     @jax.jit
-    def lost_and_unknown(params, tokens, mask, pieces, pairs):
-        lost = lossy.apply({"params": params}, tokens, mask, pieces, pairs, deterministic=False, rngs=random)
-        none = map(jnp.zeros_like, (pieces, pairs))
-        return lost, model.apply({"params": params}, jnp.zeros_like(tokens), mask, *none)
+    def lost_and_unknown(params, tokens, mask, pieces):
+        lost = lossy.apply({"params": params}, tokens, mask, pieces, deterministic=False, rngs=random)
+        return lost, model.apply({"params": params}, jnp.zeros_like(tokens), mask, jnp.zeros_like(pieces))
 
-    lost, unknown = lost_and_unknown(params, tokens, mask, pieces_of(tokens), pairs_of(tokens))
+    lost, unknown = lost_and_unknown(params, tokens, mask, pieces_of(tokens))
     np.testing.assert_allclose(lost, unknown, rtol=1e-12)
-
-
-def test_a_pair_is_hidden_with_either_word(x64):
-    """Of two words one is lost: the pair does not show, whichever it was."""
-    model, params = model_and_params()
-    tokens, mask = jnp.array([[1], [2]]), jnp.ones((2, 1), bool)
-    pieces = jnp.zeros((2, 1, 3), jnp.int32)
-    lossy = model.clone(word_dropout=0.5)
-
-    @jax.jit
-    def logits(params, key, pair):
-        pairs = jnp.stack([jnp.zeros(1, jnp.int32), pair[None]])
-        given = {"params": params}, tokens, mask, pieces, pairs
-        return lossy.apply(*given, deterministic=False, rngs={"dropout": key})
-
-    keys = jax.random.split(jax.random.key(0), 40)
-    differ = [not np.array_equal(*(logits(params, key, jnp.asarray(pair)) for pair in (0, 7))) for key in keys]
-    assert 2 <= sum(differ) <= 20
 
 
 def test_an_ensemble_is_the_mean_of_its_members():
@@ -167,7 +139,5 @@ def test_wrong_arguments_are_named():
     tokens = jnp.zeros((3, 1), jnp.int32)
     with pytest.raises(ValueError, match="pieces: expected those of each word, found none"):
         Classifier(8, CLASSES, pieces=5, **SIZES).init(jax.random.key(0), tokens)
-    with pytest.raises(ValueError, match="pairs: expected those of each word, found none"):
-        Classifier(8, CLASSES, pairs=True, **SIZES).init(jax.random.key(0), tokens)
     with pytest.raises(ValueError, match="pieces: expected none, found some"):
         Classifier(8, CLASSES, **SIZES).init(jax.random.key(0), tokens, None, jnp.zeros((3, 1, 2), jnp.int32))
