@@ -15,6 +15,7 @@ from rnn_jax.cells.elman import ElmanCarry, elman
 from rnn_jax.cells.gru import GRUCarry, gru
 from rnn_jax.cells.jordan import JordanCarry, jordan
 from rnn_jax.cells.learned_carry import learned_carry
+from rnn_jax.cells.lookup import lookup
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.cells.zoneout import draw_zoneout, zoneout
 
@@ -40,6 +41,7 @@ __all__ = [
     "gru",
     "jordan",
     "learned_carry",
+    "lookup",
     "lstm",
     "make",
     "matmul",

@@ -73,6 +73,7 @@ class Bidirectional(nn.Module):
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         deterministic: bool = True,
+        table: Array | None = None,
     ) -> tuple[tuple[Carry, Carry], Array | tuple[Array, Array]]:
         """Run over a sequence, both ways.
 
@@ -84,6 +85,7 @@ class Bidirectional(nn.Module):
             reset: [T, B] bool, True = a new text begins here: the forward direction starts afresh before that step, the
                 backward one before the step in front of it.
             deterministic: True switches off what is random.
+            table: [V, D], rows of which are read, see `Recurrent`.
 
         Returns:
             ((forward, backward), outputs [T, B, ...]): the carry after the last step, the one in front of the first,
@@ -99,10 +101,10 @@ class Bidirectional(nn.Module):
         forward_carry, backward_carry = (None, None) if carry is None else carry
         axis = 0 if backward.time_major else 1
         forward_carry, forward_outputs = forward(
-            inputs, forward_carry, mask=mask, reset=reset, deterministic=deterministic
+            inputs, forward_carry, mask=mask, reset=reset, deterministic=deterministic, table=table
         )
         backward_carry, backward_outputs = backward(
-            inputs, backward_carry, mask=mask, reset=_ends(reset, axis), deterministic=deterministic
+            inputs, backward_carry, mask=mask, reset=_ends(reset, axis), deterministic=deterministic, table=table
         )
         return (forward_carry, backward_carry), merge_directions(self.merge, forward_outputs, backward_outputs)
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.cells.learned_carry import learned_carry
+from rnn_jax.cells.lookup import lookup
 from rnn_jax.cells.zoneout import Rates, draw_zoneout, zoneout
 from rnn_jax.layers.weight_drop import WeightDrop
 from rnn_jax.recurrence.teacher_forcing import teacher_forced
@@ -13,9 +14,10 @@ from rnn_jax.typing import Carry, Dtype, Inputs, Params
 from rnn_jax.unroll import unroll
 
 
-def cell_as_run(cell: Cell, zoneout_rate: Rates = 0.0, learned: bool = False) -> Cell:
+def cell_as_run(cell: Cell, zoneout_rate: Rates = 0.0, learned: bool = False, looks_up: bool = False) -> Cell:
     """The cell that a layer with these options hands to `unroll`; with zoneout it takes `(x, masks)`."""
     cell = learned_carry(cell) if learned else cell
+    cell = lookup(cell) if looks_up else cell
     return zoneout(cell, zoneout_rate) if zoneout_rate else cell
 
 
@@ -56,6 +58,7 @@ class Recurrent(nn.Module):
         reset: ArrayLike | None = None,
         deterministic: bool = True,
         targets: PyTree | None = None,
+        table: Array | None = None,
     ) -> tuple[Carry, Array]:
         """Run over a sequence.
 
@@ -67,6 +70,8 @@ class Recurrent(nn.Module):
             targets: [T, B, O], the true outputs, for a cell whose carry is its last output: each step then sees the
                 true one before it, and there is no loop; see `rnn_jax.teacher_forced`. The layer must run forwards and
                 be time-major.
+            table: [V, D]; `inputs` are then the numbers of its rows that are read, integers [T, B], see
+                `rnn_jax.cells.lookup`.
 
         Returns:
             (carry, outputs [T, B, H]).
@@ -76,13 +81,15 @@ class Recurrent(nn.Module):
         """
         if targets is not None and (self.reverse or not self.time_major):
             raise ValueError("targets: expected a layer that runs forwards and is time-major")
-        cell = cell_as_run(self.cell, self.zoneout, self.learned_carry)
-        first = jax.tree.leaves(inputs)[0]
-        params: Params = self.param("cell", cell.init, first.shape[-1])
+        cell = cell_as_run(self.cell, self.zoneout, self.learned_carry, table is not None)
+        first, vectors = jax.tree.leaves(inputs)[0], inputs if table is None else table
+        params: Params = self.param("cell", cell.init, jax.tree.leaves(vectors)[0].shape[-1])
         if self.dtype is not None:
             params = cast_weights(params, self.dtype)
         if self.weight_drop:
-            params = WeightDrop(self.cell, self.weight_drop)(params, inputs, deterministic)
+            params = WeightDrop(self.cell, self.weight_drop)(params, vectors, deterministic)
+        if table is not None:
+            params = {"cell": params, "table": table}
         if self.zoneout:
             masks = None
             if not deterministic:

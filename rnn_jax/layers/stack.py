@@ -62,6 +62,7 @@ class Stack(nn.Module):
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         deterministic: bool = True,
+        table: Array | None = None,
     ) -> tuple[tuple[Carry, ...], Array]:
         """Run over a sequence.
 
@@ -71,6 +72,7 @@ class Stack(nn.Module):
                 carries.
             mask, reset: [T, B] bool, see `rnn_jax.unroll` and `Bidirectional`.
             deterministic: True switches dropout and weight drop off, and zoneout to its expectation.
+            table: [V, D], rows of which are read, see `Recurrent`.
 
         Returns:
             (one carry a layer, outputs of the last layer [T, B, H]).
@@ -80,18 +82,24 @@ class Stack(nn.Module):
         """
         self._check(carry)
         carries = []
-        outputs = inputs
+        # Only what is added to outputs, or stands beside them, is needed as vectors.
+        outputs = vectors = inputs if table is None or not (self.residual or self.skip) else table[inputs]
         everything = []
         for index, cell in enumerate(self.cells):
-            below = shown = outputs
+            below, shown = outputs, inputs
             if index > 0:
                 # One mask for all steps where it is broadcast along time.
                 shared = (0 if self.time_major else 1,) if self.variational else ()
                 shown = nn.Dropout(self.dropout, broadcast_dims=shared)(outputs, deterministic=deterministic)
             if self.skip and index > 0:
-                shown = jnp.concatenate([shown, inputs.astype(shown.dtype)], axis=-1)
+                shown = jnp.concatenate([shown, vectors.astype(shown.dtype)], axis=-1)
             new_carry, outputs = self._layer(cell, f"layer_{index}")(
-                shown, None if carry is None else carry[index], mask=mask, reset=reset, deterministic=deterministic
+                shown,
+                None if carry is None else carry[index],
+                mask=mask,
+                reset=reset,
+                deterministic=deterministic,
+                table=table if index == 0 else None,
             )
             carries.append(new_carry)
             if self.residual and outputs.shape == below.shape:

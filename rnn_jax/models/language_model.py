@@ -13,6 +13,7 @@ from rnn_jax import decoding, losses
 from rnn_jax.cells import make
 from rnn_jax.decoding import DecodeStep
 from rnn_jax.layers import Stack, VariationalDropout
+from rnn_jax.models.embedding import embedded
 from rnn_jax.models.readout import dense_weights
 from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Projected, Tokens
 
@@ -143,8 +144,8 @@ class LanguageModel(nn.Module):
         self, tokens: Tokens, carry: Any, mask: Mask | None, reset: Mask | None, deterministic: bool
     ) -> tuple[tuple[Carry, ...], Array]:
         """`__call__` without its last product: what the logits are read off, in their place."""
-        inputs = self.drop(self.embed(tokens), deterministic=deterministic)
-        carry, outputs = self.stack(inputs, carry, mask=mask, reset=reset, deterministic=deterministic)
+        inputs, table = embedded(self.embed, self.vocabulary_size, tokens, self.drop, deterministic)
+        carry, outputs = self.stack(inputs, carry, mask=mask, reset=reset, deterministic=deterministic, table=table)
         return carry, self.drop(outputs, deterministic=deterministic)
 
     def loss(

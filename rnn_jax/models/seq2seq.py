@@ -16,6 +16,7 @@ from rnn_jax.decoding import DecodeStep, Hypotheses, beam_search
 from rnn_jax.layers import Stack
 from rnn_jax.layers.attention import Memory, make_attention
 from rnn_jax.layers.attentive import AttentiveCarry, FeedingCarry, attentive, input_feeding
+from rnn_jax.models.embedding import embedded
 from rnn_jax.models.readout import dense_weights
 from rnn_jax.typing import Carry, Logits, Mask, Params, Tokens
 from rnn_jax.unroll import unroll
@@ -184,8 +185,8 @@ class Seq2Seq(nn.Module):
             mask: [S, B], False = padding, wherever it lies.
             deterministic: True switches dropout off.
         """
-        embedded = self.drop(self.source_embedding(source), deterministic=deterministic)
-        carries, outputs = self.encoder(embedded, mask=mask, deterministic=deterministic)
+        inputs, table = embedded(self.source_embedding, self.source_size, source, self.drop, deterministic)
+        carries, outputs = self.encoder(inputs, mask=mask, deterministic=deterministic, table=table)
         memory = None
         if self.attention != "none":
             memory = self.scoring.remember(self._scoring_params(), outputs, mask)
@@ -255,7 +256,11 @@ class Seq2Seq(nn.Module):
 
     def _read(self, encoded: Encoded, carry: Any, tokens: Array, deterministic: bool) -> tuple[Any, Array, Any]:
         """`decode` without its last product: what the logits are read off, in their place."""
-        inputs = self.drop(self.target_embedding(tokens), deterministic=deterministic)
+        table = None
+        if self.input_feeding or self.attention == "bahdanau" or encoded.summary is not None:
+            inputs = self.drop(self.target_embedding(tokens), deterministic=deterministic)
+        else:
+            inputs, table = embedded(self.target_embedding, self.target_size, tokens, self.drop, deterministic)
         if encoded.summary is not None:
             summary = jnp.broadcast_to(encoded.summary, (*tokens.shape, encoded.summary.shape[-1]))
             inputs = jnp.concatenate([inputs, summary.astype(inputs.dtype)], axis=-1)
@@ -279,7 +284,7 @@ class Seq2Seq(nn.Module):
             carry = (first, upper)
             vectors = self._combined(jnp.concatenate([contexts, outputs], axis=-1))
         else:
-            carry, vectors = self.decoder(inputs, carry, deterministic=deterministic)
+            carry, vectors = self.decoder(inputs, carry, deterministic=deterministic, table=table)
             if self.attention != "none":
                 contexts, weights = self._attend(encoded, vectors)
                 vectors = jnp.concatenate([contexts, vectors], axis=-1)

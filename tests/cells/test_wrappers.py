@@ -1,13 +1,14 @@
-"""Zoneout and the learned carry, as wrappers of any cell."""
+"""Zoneout, the learned carry and lookup, as wrappers of any cell."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from cases import ALL, assert_close, case
 
 from rnn_jax import CELLS, Cell, elman, gru, lstm, unroll
-from rnn_jax.cells import draw_zoneout, learned_carry, zoneout
+from rnn_jax.cells import draw_zoneout, learned_carry, lookup, zoneout
 
 STEPS, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
 RATE = 0.4
@@ -107,6 +108,53 @@ def test_a_learned_carry_is_where_every_sequence_starts():
     gradient = jax.grad(lambda p: unroll(cell, p, inputs)[1].sum())(params)["initial_carry"]
     of_start = jax.grad(lambda c: unroll(cell, params, inputs, c)[1].sum())(start)
     np.testing.assert_allclose(gradient["cell"], of_start.cell.sum(0), atol=1e-13)
+
+
+# Those that read one array, and say how many axes of it are features.
+READS_ONE = [name for name in ALL if isinstance(case(name).cell, Cell) and name not in ("counter", "zoneout")]
+
+
+@pytest.mark.parametrize("rows", [4, 10], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("name", READS_ONE)
+def test_a_cell_that_looks_up_is_the_cell_given_the_rows(name, rows):
+    """6 steps of 3 sequences: products of 4 rows are taken for each row, those of 10 for each symbol."""
+    plain = case(name)
+    inputs = jax.tree.leaves(plain.inputs)[0]
+    table = inputs.reshape(-1, *inputs.shape[2:])[:rows]
+    symbols = np.random.default_rng(0).integers(0, rows, inputs.shape[:2])
+    mask = np.arange(6)[:, None] < np.array([6, 4, 0])
+
+    def looked_up(params, table):
+        return unroll(lookup(plain.cell), {"cell": params, "table": table}, symbols, mask=mask, segment=3)
+
+    def given(params, table):
+        return unroll(plain.cell, params, table[symbols], mask=mask, segment=3)
+
+    def scalar(run):
+        def loss(params, table):
+            return sum(jnp.sum(jnp.sin(leaf)).real for leaf in jax.tree.leaves(run(params, table)[1]))
+
+        return jax.grad(loss, (0, 1), allow_int=True)
+
+    assert_close(looked_up(plain.params, table), given(plain.params, table))
+    found, expected = scalar(looked_up)(plain.params, table), scalar(given)(plain.params, table)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if one.dtype != jax.dtypes.float0:
+            np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "projected"), [(7, 7), (8, 15)])
+def test_each_row_is_projected_once_where_that_is_less(rows, projected):
+    seen = []
+    cell = gru(HIDDEN)
+
+    def project(params, inputs):
+        seen.append(inputs.shape)
+        return cell.project(params, inputs)
+
+    params = {"cell": cell.init(jax.random.key(0), FEATURES), "table": jnp.ones((rows, FEATURES))}
+    jax.make_jaxpr(lambda s: unroll(lookup(cell.replace(project=project)), params, s))(jnp.zeros((5, 3), int))
+    assert seen[-1] == (projected, FEATURES)
 
 
 def test_wrappers_are_cached():

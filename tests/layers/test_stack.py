@@ -72,6 +72,30 @@ def test_steps_of_decoding_equal_the_whole_sequence(options):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual": True},
+        {"skip": True, "reverse": True},
+        {"bidirectional": True, "zoneout": 0.3, "learned_carry": True, "segment": 2},
+        {"weight_drop": 0.5, "time_major": False},
+        {"dtype": jnp.bfloat16},
+    ],
+    ids=str,
+)
+def test_the_rows_of_a_table_are_read_as_if_they_were_given(options):
+    stack, variables = build(**options)
+    table, symbols = INPUTS[:2, 0], jnp.arange(10).reshape(5, 2) % 3 % 2
+    if "time_major" in options:
+        symbols = symbols.T
+    mask = None if "time_major" in options else MASK
+    random = {"deterministic": False, "rngs": NOISE}
+    found = stack.apply(variables, symbols, mask=mask, table=table, **random)
+    expected = stack.apply(variables, table[symbols], mask=mask, **random)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_variational_dropout_draws_one_mask_a_sequence():
     identity = rnn_jax.from_function(
         lambda params, carry, x: (carry, x),
