@@ -43,9 +43,11 @@ def seconds(*commands: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def measure(hidden_size: int, sweep: str, steps: int, methods: list[str]) -> dict[str, Any]:
+def measure(hidden_size: int, sweep: str, steps: int | None, methods: list[str]) -> dict[str, Any]:
     """One hidden size: the sweep by each method, and its runs alone."""
-    common = [f"--hidden_size={hidden_size}", f"--steps={steps}", f"--eval_every={steps}", "--sample_every=none"]
+    common = [f"--hidden_size={hidden_size}"]
+    if steps is not None:
+        common += [f"--steps={steps}", f"--eval_every={steps}", "--sample_every=none"]
     row: dict[str, Any] = {"sweep": sweep, "hidden_size": hidden_size, "steps": steps}
     for method in methods:
         row[f"sweep_{method}_seconds"] = seconds([*common, f"--sweep={sweep}", f"--sweep_method={method}"])
@@ -63,7 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--sweep", default="learning_rate=log(1e-4,1e-1,8);seed=0..1")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps of every run, one evaluation at their end (default: those of charlm, its evaluations, its samples)",
+    )
     parser.add_argument("--methods", nargs="+", default=["auto"], help="auto, vmap, loop, a number of runs at once")
     parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
     flags = parser.parse_args()
