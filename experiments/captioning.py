@@ -4,6 +4,8 @@ python -m experiments.captioning --context=both
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
@@ -32,7 +34,7 @@ class Captioning(TrainingConfig):
     An .npz file of one's own: numpy.savez(PATH, images=uint8 [N, height, width, channels], captions=text [N]).
     """
 
-    traced: ClassVar[tuple[str, ...]] = ("dropout",)
+    traced: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
     train: str = flag(SCENES, "what to learn from: scenes, or PATH of an .npz of images and captions")
     dev: str | None = flag(None, "PATH of an .npz to validate on, in place of a tenth of --train")
@@ -153,14 +155,8 @@ def train_model(config: Captioning, run: "Run") -> None:
         )
         return losses.cross_entropy(logits, tokens[1:], mask[1:]), carry
 
-    @jax.jit
-    def evaluation_step(params: Any, batch: Any) -> Any:
-        tokens, mask = batch["tokens"], batch["tokens_mask"]
-        logits: Any = model.apply({"params": params}, batch["image"], tokens[:-1], mask=mask[1:])
-        return losses.cross_entropy(logits, tokens[1:], mask[1:])
-
     def evaluate(params: Any) -> dict[str, float]:
-        sums = [evaluation_step(params, batch) for batch in dev_batches]
+        sums = [_jitted_evaluation_step()(model, params, batch) for batch in dev_batches]
         total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
         return {"val_loss": total / count}
 
@@ -203,6 +199,21 @@ def train_model(config: Captioning, run: "Run") -> None:
         metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameter_count(trained.params)
     )
     print(f"results, curves and contact sheets in {run.path}")
+
+
+@functools.cache
+def _jitted_evaluation_step() -> Callable[..., Any]:
+    import jax
+
+    from rnn_jax import losses
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def evaluation_step(model: Any, params: Any, batch: Any) -> Any:
+        tokens, mask = batch["tokens"], batch["tokens_mask"]
+        logits: Any = model.apply({"params": params}, batch["image"], tokens[:-1], mask=mask[1:])
+        return losses.cross_entropy(logits, tokens[1:], mask[1:])
+
+    return evaluation_step
 
 
 def load_splits(config: Captioning) -> dict[str, "CaptionedImages"]:

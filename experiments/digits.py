@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -36,6 +36,8 @@ class DigitsConfig(TrainingConfig):
     was trained on the others. The run's folder holds the network of the first fold, fold_2, fold_3, ... those of the
     others, and draw the one that draws (with --task=draw the folder itself does).
     """
+
+    traced: ClassVar[tuple[str, ...]] = ("dropout",)
 
     task: Literal["read", "draw", "both"] = flag("both", "what to learn")
     read: Literal["rows", "pixels"] = flag("rows", "what the reading network sees at each step")
@@ -125,7 +127,6 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
     from sklearn.linear_model import LogisticRegression
 
     from experiments.train import describe_parameters, initial_params
-    from rnn_jax import losses
     from rnn_jax.data.digits import CLASSES, folds
     from rnn_jax.models import VectorClassifier
 
@@ -142,9 +143,6 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
         )
         params = initial_params(model, jax.random.key(config.seed), as_sequence(digits.images[:1], config.read))
 
-    def loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
-        return losses.cross_entropy(apply(as_sequence(images, config.read)), labels, mask)
-
     probabilities = np.zeros((len(digits), CLASSES))
     accuracies, baselines = [], []
     dealt = folds(digits.labels, config.folds, config.seed)
@@ -156,6 +154,7 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
         if number == 1:
             print(f"{len(digits):,} digits in {config.folds} folds, read by {config.read}; run in {run.path}")
             print(describe_parameters(params))
+        loss = reading_loss(config.read)
         result = fit(fold_config, fold_run, model, params, train_set, valid_set, loss, "digits", "nats per digit")
         trained.append(result)
         probabilities[tested] = read(model, result.params, digits.images[tested], config.read)
@@ -183,7 +182,6 @@ def train_drawer(
     from sklearn.svm import SVC
 
     from experiments.train import describe_parameters, initial_params
-    from rnn_jax import losses
     from rnn_jax.data.digits import CLASSES, LEVELS, SIDE
     from rnn_jax.models import Drawer
     from rnn_jax.training.contact_sheet import image_table
@@ -204,15 +202,11 @@ def train_drawer(
             model, jax.random.key(config.seed), jnp.zeros(1, jnp.int32), as_pixels(digits.images[:1])
         )
 
-    def loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
-        pixels = as_pixels(images)
-        return losses.cross_entropy(apply(labels, pixels), pixels, jnp.broadcast_to(mask, pixels.shape))
-
     train_set, valid_set = (digits.take(side) for side in hold_out(np.arange(len(digits)), config.seed))
     begin(run, model, train=train_set, valid=valid_set)
     print(f"{len(train_set):,} digits to learn to draw; run in {run.path}")
     print(describe_parameters(params))
-    result = fit(config, run, model, params, train_set, valid_set, loss, "pixels", "nats per pixel")
+    result = fit(config, run, model, params, train_set, valid_set, drawing_loss, "pixels", "nats per pixel")
     trained.append(result)
 
     asked = np.tile(np.arange(CLASSES, dtype=np.int32), DRAWN_PER_CLASS)
@@ -269,17 +263,13 @@ def fit(
         values = {"image": digits.images, "label": digits.labels}
         return PaddedBatches({}, values, config.batch_size, buckets=1, shuffle=shuffle, seed=config.seed)
 
-    def batch_loss(params: Any, batch: Any, **options: Any) -> Any:
-        apply = functools.partial(model.apply, {"params": params}, **options)
-        return loss_of(apply, batch["image"], batch["label"], batch["index"] >= 0)
-
-    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> Any:
-        return batch_loss(params, batch, deterministic=config.dropout == 0, rngs={"dropout": key}), carry
-
-    evaluation_step = jax.jit(batch_loss)
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array, **rates: Any) -> Any:
+        options = {"deterministic": config.dropout == 0, "rngs": {"dropout": key}}
+        return batch_loss(model.clone(**rates), loss_of, params, batch, **options), carry
 
     def evaluate(params: Any) -> dict[str, float]:
-        sums = [evaluation_step(params, batch) for batch in batches(valid_set, shuffle=False)]
+        evaluation_step = _jitted_evaluation_step()
+        sums = [evaluation_step(model, loss_of, params, batch) for batch in batches(valid_set, shuffle=False)]
         total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
         return {"val_loss": total / count}
 
@@ -295,6 +285,40 @@ def fit(
         unit=unit,
         loss_unit=loss_unit,
     )
+
+
+def batch_loss(model: Any, loss_of: Callable[..., Any], params: Any, batch: Any, **options: Any) -> Any:
+    """`loss_of` a batch: (sum, count)."""
+    apply = functools.partial(model.apply, {"params": params}, **options)
+    return loss_of(apply, batch["image"], batch["label"], batch["index"] >= 0)
+
+
+@functools.cache
+def _jitted_evaluation_step() -> Callable[..., Any]:
+    import jax
+
+    return jax.jit(batch_loss, static_argnums=(0, 1))
+
+
+@functools.cache
+def reading_loss(order: str) -> Callable[..., Any]:
+    """The loss of a network that reads images in an order, see `as_sequence`."""
+    from rnn_jax import losses
+
+    def loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
+        return losses.cross_entropy(apply(as_sequence(images, order)), labels, mask)
+
+    return loss
+
+
+def drawing_loss(apply: Callable[..., Any], images: Any, labels: Any, mask: Any) -> Any:
+    """The loss of a network that draws images."""
+    import jax.numpy as jnp
+
+    from rnn_jax import losses
+
+    pixels = as_pixels(images)
+    return losses.cross_entropy(apply(labels, pixels), pixels, jnp.broadcast_to(mask, pixels.shape))
 
 
 def hold_out(numbers: "np.ndarray", seed: int) -> "tuple[np.ndarray, np.ndarray]":

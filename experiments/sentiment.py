@@ -40,7 +40,7 @@ class Sentiment(TrainingConfig):
     Results are those of --test; where there is none, those of the dev set, which has also chosen the checkpoint.
     """
 
-    traced: ClassVar[tuple[str, ...]] = ("dropout",)
+    traced: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
     train: str = flag(
         BUILTIN,

@@ -55,7 +55,7 @@ class Tagging(TrainingConfig):
     others tells which checkpoint is best. Labels such as B-NP, I-NP and O are scored as spans (test_f1) too.
     """
 
-    traced: ClassVar[tuple[str, ...]] = ("dropout",)
+    traced: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
     train: str = flag(
         BUILTIN,

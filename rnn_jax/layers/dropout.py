@@ -13,7 +13,8 @@ from rnn_jax.typing import Tokens
 class TracedRate(float):
     """A rate of dropout that is traced, so that one program serves many: `model.clone(dropout=TracedRate(rate))`.
 
-    It takes the place of a number in every module that hands it to Flax's Dropout, which subtracts it from 1. Whether
+    It takes the place of a number in every module that hands it to Flax's Dropout, which subtracts it from 1, or to
+    `WordDropout`. Whether
     there is any dropout is decided before a program is compiled: in comparisons it lies between 0 and 1. Used in any
     other way it is nan, which no training survives unnoticed.
     """
@@ -80,5 +81,6 @@ class WordDropout(nn.Module):
         """Lose some of the tokens, of any shape; with `deterministic` nothing happens."""
         if deterministic or self.rate == 0:
             return tokens
-        lost = jax.random.bernoulli(self.make_rng("dropout"), self.rate, tokens.shape)
+        # A `TracedRate` can be subtracted from 1, and no more.
+        lost = jax.random.bernoulli(self.make_rng("dropout"), 1 - (1 - self.rate), tokens.shape)
         return jnp.where(lost, jnp.asarray(self.unknown, tokens.dtype), tokens)

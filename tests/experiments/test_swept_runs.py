@@ -240,7 +240,11 @@ TOGETHER = {
     ),
     "sentiment": (
         "--hidden_size=4 --embedding_size=4 --batch_size=8 --steps=100 --eval_every=50",
-        "learning_rate=1e-3,1e-2;dropout=0.1,0.3;seed=0,1",
+        "learning_rate=1e-3,1e-2;dropout=0.1,0.3;word_dropout=0.1,0.2;seed=0,1",
+    ),
+    "digits": (
+        "--task=draw --hidden_size=4 --batch_size=16 --steps=60 --eval_every=30",
+        "learning_rate=1e-3,1e-2;dropout=0.1,0.3",
     ),
     "seq2seq": (
         "--hidden_size=4 --embedding_size=4 --batch_size=8 --steps=100 --eval_every=100 --task=copy --beam_size=1"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rnn_jax.layers import VariationalDropout, WordDropout
+from rnn_jax.layers.dropout import TracedRate
 
 NOISE = {"dropout": jax.random.key(2)}
 
@@ -32,3 +33,5 @@ def test_word_dropout_puts_the_unknown_word_in_place_of_some():
     np.testing.assert_array_equal(found[~lost], np.asarray(tokens)[~lost])
     assert found.dtype == tokens.dtype
     np.testing.assert_array_equal(layer.apply({}, tokens, deterministic=True), tokens)
+    traced = jax.jit(lambda rate: WordDropout(TracedRate(rate), 1).apply({}, tokens, deterministic=False, rngs=NOISE))
+    np.testing.assert_array_equal(traced(jnp.float32(0.2)), found)
