@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw_variables
 
 import rnn_jax
 from rnn_jax.layers import Bidirectional, Recurrent, Stack
@@ -34,7 +34,7 @@ def directions(params, backward):
 def test_merges(merge, expected):
     """Of outputs that the layer itself gives as a pair."""
     layer = Bidirectional(ELMAN, merge=merge)
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     _, outputs = layer.apply(variables, INPUTS, mask=MASK)
     _, pair = Bidirectional(ELMAN, merge="none").apply(variables, INPUTS, mask=MASK)
     np.testing.assert_allclose(outputs, expected(*map(np.asarray, pair)), rtol=1e-6)
@@ -44,7 +44,7 @@ def test_merges(merge, expected):
 def test_without_a_merge_the_directions_may_differ_in_family_and_width():
     backward = rnn_jax.lstm(6)
     layer = Bidirectional(ELMAN, backward, merge="none")
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     (first, last), outputs = layer.apply(variables, INPUTS, mask=MASK)
     (forward_carry, forward), (backward_carry, behind) = directions(variables["params"], backward)
     np.testing.assert_array_equal(outputs[0], forward)
@@ -61,7 +61,7 @@ def test_directions_have_parameters_of_their_own():
 
 def test_two_stacks_meet_at_the_top():
     layer = Bidirectional(Stack([ELMAN, rnn_jax.elman(5)]), merge="sum")
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     carries, outputs = layer.apply(variables, INPUTS, mask=MASK)
     params = variables["params"]
     expected = []
@@ -77,7 +77,7 @@ def test_two_stacks_meet_at_the_top():
 
 def test_a_batch_major_layer_is_the_same_turned_around():
     layer = Bidirectional(Recurrent(ELMAN))
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     reset = jnp.zeros((5, 2), bool).at[3, 0].set(True)
     _, expected = layer.apply(variables, INPUTS, reset=reset)
     turned = Bidirectional(Recurrent(ELMAN, time_major=False))
@@ -87,7 +87,7 @@ def test_a_batch_major_layer_is_the_same_turned_around():
 
 def test_packed_texts_do_not_see_each_other():
     layer = Bidirectional(ELMAN)
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     reset = jnp.zeros((5, 2), bool).at[2, 0].set(True)
     _, packed = layer.apply(variables, INPUTS, reset=reset)
     for part in (slice(0, 2), slice(2, 5)):
@@ -97,7 +97,7 @@ def test_packed_texts_do_not_see_each_other():
 
 def test_each_direction_goes_on_from_its_carry():
     layer = Bidirectional(ELMAN, merge="none")
-    variables = draw(layer, INPUTS)
+    variables = draw_variables(layer, INPUTS)
     _, (forward, backward) = layer.apply(variables, INPUTS)
     (carry, _), _ = layer.apply(variables, INPUTS[:2])
     (_, carry_behind), _ = layer.apply(variables, INPUTS[2:])

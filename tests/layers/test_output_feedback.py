@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw_variables
 
 import rnn_jax
 from rnn_jax import decoding
@@ -17,7 +17,7 @@ STEPS, SYMBOLS = 3, 3
 LAYER = OutputFeedback(Stack([rnn_jax.elman(5), rnn_jax.elman(5)], residual=True), SYMBOLS, embedding_size=2)
 X = jax.random.normal(jax.random.key(0), (STEPS, 1, 2))
 EVERY = np.array(list(itertools.product(range(SYMBOLS), repeat=STEPS))).T
-VARIABLES = draw(LAYER, X, jnp.zeros((STEPS, 1), jnp.int32), scale=1.0)
+VARIABLES = draw_variables(LAYER, X, jnp.zeros((STEPS, 1), jnp.int32), scale=1.0)
 
 
 def probabilities():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw_variables
 
 from rnn_jax.layers import Pooling
 
@@ -32,7 +32,7 @@ ORACLES = {
 @pytest.mark.parametrize("kind", ORACLES)
 def test_pools_the_true_steps_of_each_example(kind):
     head = Pooling(kind)
-    variables = draw(head, OUTPUTS)
+    variables = draw_variables(head, OUTPUTS)
     spoiled = jnp.where(MASK[..., None], OUTPUTS, jnp.nan)
     pooled = np.asarray(head.apply(variables, spoiled, jnp.asarray(MASK)))
     params = jax.tree.map(np.asarray, variables.get("params", {}))
@@ -47,7 +47,7 @@ def test_pools_the_true_steps_of_each_example(kind):
 @pytest.mark.parametrize("kind", ORACLES)
 def test_an_example_of_padding_alone_has_no_gradient(kind):
     head = Pooling(kind)
-    variables = draw(head, OUTPUTS)
+    variables = draw_variables(head, OUTPUTS)
 
     def loss(variables, outputs):
         return head.apply(variables, outputs, jnp.asarray(MASK)).sum()

@@ -1,9 +1,12 @@
 """The captioner: greedy captions, and what padding must not change."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw_variables
 
 from rnn_jax import losses
 from rnn_jax.models import Captioner
@@ -28,20 +31,21 @@ def built():
         heads=2,
         features=4,
     )
-    variables = model.init(jax.random.key(0), IMAGES, TOKENS)
-    # Larger weights, so that captions differ and some of them end.
-    return model, jax.tree.map(lambda leaf: 3 * leaf, variables)
+    # Large weights, so that captions differ and some of them end.
+    return model, draw_variables(model, IMAGES, TOKENS, scale=1.0)
 
 
 def test_a_caption_is_the_likeliest_word_again_and_again(built):
     model, variables = built
     found = np.asarray(describe(model, variables, IMAGES))
     assert found.shape == (6, 4)
+    # Behind what was read may stand anything: no word knows what follows.
+    apply = jax.jit(functools.partial(model.apply, variables))
     for image, caption in zip(IMAGES, found.T, strict=True):
         read = [END]
         for word in caption:
-            logits = model.apply(variables, image[None], jnp.array(read, jnp.int32)[:, None])
-            likeliest = int(logits[-1, 0].argmax())
+            logits = apply(image[None], np.pad(read, (0, 6 - len(read)))[:, None])
+            likeliest = int(logits[len(read) - 1, 0].argmax())
             # After the end there is nothing but the end.
             assert word == (END if END in read[1:] else likeliest)
             read.append(int(word))
@@ -67,8 +71,9 @@ def test_padding_never_matters(built, number):
     length = int(mask[:, number].sum())
     alone = TOKENS[:length, number : number + 1]
     arguments = IMAGES[number : number + 1], alone, jnp.ones(alone.shape, bool), jnp.ones(alone.shape, bool)
-    wanted, gradient = jax.value_and_grad(loss)(variables, *arguments)
-    found, found_gradient = jax.value_and_grad(loss)(variables, IMAGES, TOKENS, mask, jnp.arange(4) == number)
+    run = jax.jit(jax.value_and_grad(loss))
+    wanted, gradient = run(variables, *arguments)
+    found, found_gradient = run(variables, IMAGES, TOKENS, mask, jnp.arange(4) == number)
     assert found == pytest.approx(float(wanted), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found_gradient, gradient)
 

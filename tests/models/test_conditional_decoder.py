@@ -1,9 +1,12 @@
 """The decoder under a context: three ways in, one call for training and decoding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw_variables
 
 from rnn_jax import losses
 from rnn_jax.models.conditional_decoder import CONTEXTS, ConditionalDecoder
@@ -15,7 +18,7 @@ EXTRAS = jax.random.normal(jax.random.key(2), (5, 3, 2))
 
 def build(context="both", **options):
     model = ConditionalDecoder(7, **({"hidden_size": 6, "embedding_size": 3, "context": context} | options))
-    return model, model.init(jax.random.key(3), TOKENS, CONTEXT)
+    return model, draw_variables(model, TOKENS, CONTEXT)
 
 
 def by_hand(params, context, tokens, vector):
@@ -50,12 +53,13 @@ def test_equals_its_equations(context):
 @pytest.mark.parametrize("options", [{"cell": "lstm", "num_layers": 2}, {"cell": "gru"}], ids=["lstm", "gru"])
 def test_token_by_token_equals_the_whole_sequence(context, options):
     model = ConditionalDecoder(7, hidden_size=6, embedding_size=3, context=context, **options)
-    variables = model.init(jax.random.key(3), TOKENS, CONTEXT, extras=EXTRAS)
-    _, whole = model.apply(variables, TOKENS, CONTEXT, extras=EXTRAS)
+    variables = draw_variables(model, TOKENS, CONTEXT, extras=EXTRAS)
+    apply = jax.jit(functools.partial(model.apply, variables))
     carry = model.apply(variables, CONTEXT, EXTRAS, method="begin")
+    _, whole = apply(TOKENS, CONTEXT, carry, extras=EXTRAS)
     for t in range(len(TOKENS)):
         step = slice(t, t + 1)
-        carry, logits = model.apply(variables, TOKENS[step], CONTEXT, carry, extras=EXTRAS[step])
+        carry, logits = apply(TOKENS[step], CONTEXT, carry, extras=EXTRAS[step])
         np.testing.assert_allclose(logits[0], whole[t], rtol=1e-5, atol=1e-6)
 
 
@@ -91,7 +95,7 @@ def test_padding_never_matters(context):
         _, logits = model.apply(variables, jnp.asarray(tokens), CONTEXT[: tokens.shape[1]], mask=jnp.asarray(mask))
         return losses.cross_entropy(logits, jnp.asarray(tokens), jnp.asarray(counted))[0], logits[:, 0]
 
-    gradient = jax.value_and_grad(run, has_aux=True)
+    gradient = jax.jit(jax.value_and_grad(run, has_aux=True))
     (loss, outputs), wanted = gradient(variables, one, true)
     for tokens, mask, steps in cases.values():
         (found_loss, found), found_gradient = gradient(variables, tokens, mask)

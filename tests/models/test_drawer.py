@@ -1,11 +1,13 @@
 """The drawer: a distribution over images, and draws from it."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw_variables
 
 from rnn_jax.models import Drawer
 from rnn_jax.models.drawer import draw
@@ -16,8 +18,7 @@ LABELS = jnp.array([0, 2, 1], jnp.int32)
 def build(shape=(2, 3), levels=4, **options):
     model = Drawer(3, levels, image_shape=shape, hidden_size=5, embedding_size=3, **options)
     pixels = jax.random.randint(jax.random.key(0), (model.length, 3), 0, levels)
-    variables = model.init(jax.random.key(1), LABELS, pixels)
-    return model, jax.tree.map(lambda leaf: 2 * leaf, variables), pixels
+    return model, draw_variables(model, LABELS, pixels, scale=1.0), pixels
 
 
 @pytest.mark.parametrize("context", ["input", "state"])
@@ -26,8 +27,9 @@ def test_pixel_by_pixel_equals_the_whole_image(context):
     whole = model.apply(variables, LABELS, pixels)
     carry = model.apply(variables, LABELS, method="begin")
     before = jnp.zeros(3, pixels.dtype)
+    decode = jax.jit(functools.partial(model.apply, variables, method="decode"))
     for logits, pixel in zip(whole, pixels, strict=True):
-        carry, found = model.apply(variables, LABELS, carry, before, method="decode")
+        carry, found = decode(LABELS, carry, before)
         np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
         before = pixel
 

@@ -1,10 +1,13 @@
 """The language model: one call for training, evaluation and decoding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw_variables
 
 from rnn_jax import losses
 from rnn_jax.models import LanguageModel
@@ -31,17 +34,17 @@ TOKENS = jax.random.randint(jax.random.key(0), (6, 3), 0, 11)
 
 def build(name):
     model = LanguageModel(11, **({"hidden_size": 8} | VARIANTS[name]))
-    return model, model.init(jax.random.key(1), TOKENS)
+    return model, draw_variables(model, TOKENS)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_token_by_token_equals_the_whole_sequence(name):
     model, variables = build(name)
-    _, whole = model.apply(variables, TOKENS)
-    step = decode_step(model, variables)
+    apply, step = jax.jit(functools.partial(model.apply, variables)), jax.jit(decode_step(model, variables))
     called = decoded = model.apply(variables, (3,), method="initial_carry")
+    _, whole = apply(TOKENS, called)
     for t in range(len(TOKENS)):
-        called, logits = model.apply(variables, TOKENS[t : t + 1], called)
+        called, logits = apply(TOKENS[t : t + 1], called)
         np.testing.assert_allclose(logits[0], whole[t], rtol=1e-5, atol=1e-6)
         decoded, logits = step(decoded, TOKENS[t])
         np.testing.assert_allclose(logits, whole[t], rtol=1e-5, atol=1e-6)
@@ -73,10 +76,10 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(name, monkeypatch):
 def test_log_prob_is_the_sum_of_the_conditionals(name):
     model, variables = build(name)
     expected = np.zeros(3)
-    for b in range(3):
-        for t in range(1, len(TOKENS)):
-            _, logits = model.apply(variables, TOKENS[:t, b : b + 1])
-            expected[b] += jax.nn.log_softmax(logits[-1, 0])[TOKENS[t, b]]
+    apply = jax.jit(functools.partial(model.apply, variables))
+    for t in range(1, len(TOKENS)):
+        _, logits = apply(TOKENS[:t])
+        expected += np.asarray(jax.nn.log_softmax(logits[-1]))[np.arange(3), TOKENS[t]]
     np.testing.assert_allclose(model.apply(variables, TOKENS, method="log_prob"), expected, rtol=1e-5)
     alone = model.apply(variables, TOKENS[:, 0], method="log_prob")
     assert alone.shape == ()
@@ -86,9 +89,10 @@ def test_log_prob_is_the_sum_of_the_conditionals(name):
 def test_log_prob_leaves_padding_out():
     model, variables = build("onehot")
     mask = jnp.arange(6)[:, None] < jnp.array([6, 4, 1])
-    found = model.apply(variables, TOKENS, mask=mask, method="log_prob")
+    log_prob = jax.jit(functools.partial(model.apply, variables, method="log_prob"))
+    found = log_prob(TOKENS, mask=mask)
     for b, length in enumerate([6, 4, 1]):
-        alone = model.apply(variables, TOKENS[:length, b : b + 1], method="log_prob")[0]
+        alone = log_prob(TOKENS[:length, b : b + 1])[0]
         assert found[b] == pytest.approx(float(alone), rel=1e-5, abs=1e-6)
 
 
@@ -96,9 +100,10 @@ def test_log_prob_leaves_padding_out():
 def test_log_prob_is_that_of_the_symbols_that_are_no_padding(name):
     model, variables = build(name)
     kept = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]], bool)
-    found = model.apply(variables, TOKENS, mask=jnp.asarray(kept.T), method="log_prob")
+    log_prob = jax.jit(functools.partial(model.apply, variables, method="log_prob"))
+    found = log_prob(TOKENS, mask=jnp.asarray(kept.T))
     for b, rows in enumerate(kept):
-        alone = model.apply(variables, TOKENS[rows, b], method="log_prob")
+        alone = log_prob(TOKENS[rows, b])
         assert found[b] == pytest.approx(float(alone), rel=1e-5, abs=1e-6)
 
 
@@ -127,7 +132,7 @@ def test_a_continued_text_goes_on_from_its_carry():
 def test_what_is_random_needs_its_stream_and_changes_the_logits(options):
     model = LanguageModel(11, cell="elman", hidden_size=8, **options)
     assert model.is_random
-    variables = model.init(jax.random.key(1), TOKENS)
+    variables = draw_variables(model, TOKENS)
     _, plain = model.apply(variables, TOKENS)
     _, dropped = model.apply(variables, TOKENS, deterministic=False, rngs={"dropout": jax.random.key(2)})
     assert not np.allclose(plain, dropped)

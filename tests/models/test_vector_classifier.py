@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw_variables
 
 import rnn_jax
 from rnn_jax import losses
@@ -16,7 +17,7 @@ LABELS = jnp.array([0, 1, 2, 1], jnp.int32)
 
 def test_is_the_last_output_and_a_softmax_layer():
     model = VectorClassifier(5, cell="gru", hidden_size=4)
-    variables = model.init(jax.random.key(1), INPUTS)
+    variables = draw_variables(model, INPUTS)
     params = variables["params"]
     carry, _ = rnn_jax.unroll(rnn_jax.gru(4), params["Stack_0"]["layer_0"]["cell"], INPUTS)
     expected = carry.hidden @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
@@ -26,7 +27,7 @@ def test_is_the_last_output_and_a_softmax_layer():
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "pooling": "mean"}], ids=["last", "both ways"])
 def test_padding_never_matters(options):
     model = VectorClassifier(5, hidden_size=4, **options)
-    variables = model.init(jax.random.key(1), INPUTS)
+    variables = draw_variables(model, INPUTS)
     mask = jnp.arange(6)[:, None] < LENGTHS
 
     def loss(variables, inputs, mask, number, column):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def draw(module, *arguments, scale=0.5, **options):
+def draw_variables(module, *arguments, scale=0.5, **options):
     """Variables of the shapes that `module.init` would give, normal numbers told from their names."""
 
     def fill(path, leaf):
