@@ -13,7 +13,8 @@ from rnn_jax.typing import Params, Projected, Tokens
 def pays(rows: int, symbols: Tokens) -> bool:
     """Whether it takes less time to project each row of a table than each symbol that is read, gradients included.
 
-    At half as many rows as symbols it takes three quarters of the time, at a tenth a quarter (2 cores, jax 0.10.2).
+    Of the products and their gradients alone, at half as many rows as symbols it takes three quarters of the time, at a
+    twentieth a quarter (2 cores, jax 0.10.2); `benchmarks/lookup.py` times whole layers.
     """
     return 2 * rows <= math.prod(symbols.shape)
 

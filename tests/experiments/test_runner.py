@@ -278,7 +278,12 @@ def test_help_and_wrong_flags_do_not_wait_for_jax(tmp_path):
 
 @pytest.mark.slow  # tests/training/test_sharding.py has the law; this is the whole experiment
 def test_all_devices_are_used_and_give_what_one_gives(tmp_path):
-    two = start("--steps=40", "--workdir=run", folder=tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    two = start(
+        "--steps=40",
+        "--workdir=run",
+        folder=tmp_path,
+        XLA_FLAGS=os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2",
+    )
     code, output, errors = finish(two)
     assert code == 0, errors
     assert json.loads((tmp_path / "run" / "result.json").read_text())["device"].startswith("2 x ")

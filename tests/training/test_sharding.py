@@ -78,7 +78,7 @@ for bad in ({"batch_size": 12}, {"batch_size": 16, "devices": 9}):
 
 def test_eight_devices_give_what_one_gives(tmp_path):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-W", "error", "-c", EIGHT]
