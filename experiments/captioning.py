@@ -156,7 +156,9 @@ def train_model(config: Captioning, run: "Run") -> None:
         return losses.cross_entropy(logits, tokens[1:], mask[1:]), carry
 
     def evaluate(params: Any) -> dict[str, float]:
-        sums = [_jitted_evaluation_step()(model, params, batch) for batch in dev_batches]
+        # The same program whatever is dropped in training.
+        whole, evaluation_step = model.clone(dropout=0.0, word_dropout=0.0), _jitted_evaluation_step()
+        sums = [evaluation_step(whole, params, batch) for batch in dev_batches]
         total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
         return {"val_loss": total / count}
 

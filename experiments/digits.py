@@ -268,8 +268,9 @@ def fit(
         return batch_loss(model.clone(**rates), loss_of, params, batch, **options), carry
 
     def evaluate(params: Any) -> dict[str, float]:
-        evaluation_step = _jitted_evaluation_step()
-        sums = [evaluation_step(model, loss_of, params, batch) for batch in batches(valid_set, shuffle=False)]
+        # The same program whatever is dropped in training.
+        whole, evaluation_step = model.clone(dropout=0.0), _jitted_evaluation_step()
+        sums = [evaluation_step(whole, loss_of, params, batch) for batch in batches(valid_set, shuffle=False)]
         total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
         return {"val_loss": total / count}
 

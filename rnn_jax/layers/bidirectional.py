@@ -100,11 +100,13 @@ class Bidirectional(nn.Module):
         backward = self._layer(self.forward if self.backward is None else self.backward, "backward_layer", True)
         forward_carry, backward_carry = (None, None) if carry is None else carry
         axis = 0 if backward.time_major else 1
+        # A layer of one's own need not know of tables.
+        rows = {} if table is None else {"table": table}
         forward_carry, forward_outputs = forward(
-            inputs, forward_carry, mask=mask, reset=reset, deterministic=deterministic, table=table
+            inputs, forward_carry, mask=mask, reset=reset, deterministic=deterministic, **rows
         )
         backward_carry, backward_outputs = backward(
-            inputs, backward_carry, mask=mask, reset=_ends(reset, axis), deterministic=deterministic, table=table
+            inputs, backward_carry, mask=mask, reset=_ends(reset, axis), deterministic=deterministic, **rows
         )
         return (forward_carry, backward_carry), merge_directions(self.merge, forward_outputs, backward_outputs)
 

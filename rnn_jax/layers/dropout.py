@@ -14,9 +14,8 @@ class TracedRate(float):
     """A rate of dropout that is traced, so that one program serves many: `model.clone(dropout=TracedRate(rate))`.
 
     It takes the place of a number in every module that hands it to Flax's Dropout, which subtracts it from 1, or to
-    `WordDropout`. Whether
-    there is any dropout is decided before a program is compiled: in comparisons it lies between 0 and 1. Used in any
-    other way it is nan, which no training survives unnoticed.
+    `WordDropout`. Whether there is any dropout is decided before a program is compiled: in comparisons it lies between
+    0 and 1. Used in any other way it is nan, which no training survives unnoticed.
     """
 
     rate: Any

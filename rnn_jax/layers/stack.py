@@ -82,8 +82,10 @@ class Stack(nn.Module):
         """
         self._check(carry)
         carries = []
-        # Only what is added to outputs, or stands beside them, is needed as vectors.
-        outputs = vectors = inputs if table is None or not (self.residual or self.skip) else table[inputs]
+        outputs = vectors = inputs
+        if table is not None and (self.residual or self.skip):
+            # What is added to outputs, or stands beside them.
+            outputs = vectors = jnp.take(table, inputs, axis=0)
         everything = []
         for index, cell in enumerate(self.cells):
             below, shown = outputs, inputs

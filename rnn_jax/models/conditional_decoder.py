@@ -101,7 +101,7 @@ class ConditionalDecoder(nn.Module):
         Args:
             tokens: [T, B], integers in 0..V-1.
             context: [B, C].
-            carry: from a call before; None for `begin(context)`.
+            carry: from a call before; None for `begin(context, extras)`.
             extras: [T, B, E], further input features of each step, such as its position.
             mask: False = padding.
             deterministic: True switches dropout off.

@@ -155,6 +155,15 @@ def test_each_row_is_projected_once_where_that_is_less(rows, projected):
     assert seen[-1] == (projected, FEATURES)
 
 
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_symbol_that_no_row_stands_for_is_not_taken_for_another(rows):
+    cell = elman(HIDDEN)
+    params = {"cell": cell.init(jax.random.key(0), FEATURES), "table": jnp.ones((rows, FEATURES))}
+    symbols = jnp.array([[0, 0], [1, rows], [0, 0]])
+    _, outputs = unroll(lookup(cell), params, symbols)
+    np.testing.assert_array_equal(np.isnan(outputs).any(-1), [[False, False], [False, True], [False, True]])
+
+
 def test_wrappers_are_cached():
     assert zoneout(elman(3), 0.1) is zoneout(elman(3), 0.1)
     assert learned_carry(elman(3)) is learned_carry(elman(3))

@@ -55,8 +55,8 @@ def test_token_by_token_equals_the_whole_sequence(context, options):
     model = ConditionalDecoder(7, hidden_size=6, embedding_size=3, context=context, **options)
     variables = draw_variables(model, TOKENS, CONTEXT, extras=EXTRAS)
     apply = jax.jit(functools.partial(model.apply, variables))
+    _, whole = apply(TOKENS, CONTEXT, extras=EXTRAS)
     carry = model.apply(variables, CONTEXT, EXTRAS, method="begin")
-    _, whole = apply(TOKENS, CONTEXT, carry, extras=EXTRAS)
     for t in range(len(TOKENS)):
         step = slice(t, t + 1)
         carry, logits = apply(TOKENS[step], CONTEXT, carry, extras=EXTRAS[step])

@@ -29,11 +29,13 @@ VARIANTS = {
         "variational_dropout": True,
     },
 }
-TOKENS = jax.random.randint(jax.random.key(0), (6, 3), 0, 11)
+# Of all of it the products of a table are taken, of a part those of its symbols.
+SYMBOLS = 9
+TOKENS = jax.random.randint(jax.random.key(0), (6, 3), 0, SYMBOLS)
 
 
 def build(name):
-    model = LanguageModel(11, **({"hidden_size": 8} | VARIANTS[name]))
+    model = LanguageModel(SYMBOLS, **({"hidden_size": 8} | VARIANTS[name]))
     return model, draw_variables(model, TOKENS)
 
 
@@ -53,7 +55,7 @@ def test_token_by_token_equals_the_whole_sequence(name):
 @pytest.mark.parametrize("name", ["onehot", "tied through a map"])
 def test_the_loss_is_the_cross_entropy_of_the_logits(name, monkeypatch):
     """In parts of two steps, too, with padding among them."""
-    monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), 2 * 3 * 11)
+    monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), 2 * 3 * SYMBOLS)
     model, variables = build(name)
     drawn = jax.eval_shape(lambda: model.init(jax.random.key(1), TOKENS[:-1], TOKENS[1:], method="loss"))
     assert jax.tree.structure(drawn) == jax.tree.structure(variables)
@@ -130,7 +132,7 @@ def test_a_continued_text_goes_on_from_its_carry():
     "options", [{"dropout": 0.5}, {"dropout": 0.5, "variational_dropout": True}, {"weight_drop": 0.5}, {"zoneout": 0.3}]
 )
 def test_what_is_random_needs_its_stream_and_changes_the_logits(options):
-    model = LanguageModel(11, cell="elman", hidden_size=8, **options)
+    model = LanguageModel(SYMBOLS, cell="elman", hidden_size=8, **options)
     assert model.is_random
     variables = draw_variables(model, TOKENS)
     _, plain = model.apply(variables, TOKENS)
@@ -148,7 +150,7 @@ def test_what_is_random_needs_its_stream_and_changes_the_logits(options):
 )
 def test_errors_name_the_argument(options, message):
     with pytest.raises(ValueError, match=message):
-        LanguageModel(11, hidden_size=8, **options).init(jax.random.key(0), TOKENS)
+        LanguageModel(SYMBOLS, hidden_size=8, **options).init(jax.random.key(0), TOKENS)
 
 
 def test_hello_three_hidden_units_learn_to_continue_hell():
