@@ -73,7 +73,7 @@ def ours(arguments: argparse.Namespace, lexicon: Any, ids: Any, seed: int) -> tu
 
     from rnn_jax.data.keyed_vectors import KeyedVectors
     from rnn_jax.data.words import cumulative_bits, keep_probabilities, noise_distribution
-    from rnn_jax.models.word_vector_training import LEARNING_RATES, POOLS, train
+    from rnn_jax.models.word_vector_training import LEARNING_RATES, block_shape, train
     from rnn_jax.models.word_vectors import WordVectors, distributions
 
     jax.clear_caches()
@@ -86,7 +86,7 @@ def ours(arguments: argparse.Namespace, lexicon: Any, ids: Any, seed: int) -> tu
         objective=arguments.objective,
         window=WINDOW,
         negative=NEGATIVE,
-        pool=POOLS[arguments.model],
+        **block_shape(arguments.model, len(ids)),
     )
     given = distributions(
         model,

@@ -29,9 +29,6 @@ NEIGHBOURS = 8
 FEWEST = 1_000
 # How often each word occurs, in the folder of a run; and the seconds of training that sudden death may cost.
 COUNTS, SAVE_EVERY = "counts.npy", 60.0
-# Steps need updates: a small corpus gets smaller blocks.
-POSITIONS_A_TILE = 4_000
-MOST_TILES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +60,13 @@ class SkipGram:
         None, "learning rate at the start (default: 0.03, cbow 0.05)", group="training", above=0
     )
     epochs: int = 10
+    streams: int | None = flag(
+        None,
+        "copies of the tables, each trained by a thread and summed up after some blocks (default: 1; cbow 2)",
+        group="training",
+        minimum=1,
+        maximum=4,
+    )
     seed: int = 0
     workdir: str | None = None
     init_from: str | None = None
@@ -89,10 +93,10 @@ class Trained(NamedTuple):
 
     Attributes:
         params: the tables by name.
-        steps: dispatches done.
+        steps: rounds done.
         seconds: the training time used.
         words_per_second: words of the corpus in all epochs, over the seconds.
-        loss: of the last dispatch; nan: the run was at its end before.
+        loss: of the last round; nan: the run was at its end before.
     """
 
     params: dict[str, Any]
@@ -150,7 +154,7 @@ def train_model(config: SkipGram, run: "Run") -> None:
     import numpy as np
 
     from rnn_jax.data.keyed_vectors import KeyedVectors
-    from rnn_jax.models.word_vector_training import POOLS
+    from rnn_jax.models.word_vector_training import block_shape, plan_rounds
     from rnn_jax.models.word_vectors import WordVectors
     from rnn_jax.training.files import replaced
 
@@ -161,7 +165,6 @@ def train_model(config: SkipGram, run: "Run") -> None:
     vocabulary = corpus.lexicon.vocabulary
     shown = words_to_show(config, corpus.lexicon)
     check_evaluations(config, vocabulary.symbols)
-    tiles = max(1, min(MOST_TILES, len(corpus.ids) // POSITIONS_A_TILE))
     with checked():
         model = WordVectors(
             len(vocabulary),
@@ -170,9 +173,9 @@ def train_model(config: SkipGram, run: "Run") -> None:
             objective=config.objective,
             window=config.window,
             negative=config.negative,
-            tiles=tiles,
-            pool=POOLS[config.model],
+            **block_shape(config.model, len(corpus.ids)),
         )
+        plan_rounds(model, len(corpus.ids), config.streams)
     start = None if before is None else carry_over(before[0], model, vocabulary.symbols, config.seed)
     run.begin(model=model, vocabulary=vocabulary, data=describe_data(config, corpus))
     with replaced(run.path / COUNTS) as temporary, temporary.open("wb") as file:
@@ -387,7 +390,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     if checkpoints.progress is not None:
         state = checkpoints.restore(state)
     ids, tables, step, loss = jnp.asarray(corpus.ids), Tables(**state.params), before.step, float("nan")
-    at_begin = min(1.0, before.step / (config.epochs * steps_in_epoch(model, len(corpus.ids))))
+    at_begin = min(1.0, before.step / (config.epochs * steps_in_epoch(model, len(corpus.ids), config.streams)))
     all_words = corpus.words * config.epochs
     display, writer = Display(unit="words"), MetricsWriter(run.path)
 
@@ -412,6 +415,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
                 epochs=config.epochs,
                 learning_rate=config.learning_rate or LEARNING_RATES[config.model],
                 start=before.step,
+                streams=config.streams,
             ):
                 tables, step, loss = progress.tables, progress.step, float(progress.loss)
                 if not np.isfinite(loss):

@@ -25,7 +25,6 @@ that of pairs. Each table then gets one scatter of the rows' summed gradients.
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -61,6 +60,8 @@ class Distributions(NamedTuple):
         log_noise: log(k q(w)).
         input_rate: factor of the learning rate of each row of the input table.
         output_rate: the same for the output table.
+        input_pairs: pairs of each row of the input table that a block is expected to have, at the whole rate.
+        output_pairs: the same for the output table.
     """
 
     keep: Float[Array, " V"]
@@ -69,6 +70,8 @@ class Distributions(NamedTuple):
     log_noise: Float[Array, " V"]
     input_rate: Float[Array, " V"]
     output_rate: Float[Array, " V"]
+    input_pairs: Float[Array, " V"]
+    output_pairs: Float[Array, " V"]
 
 
 class Block(NamedTuple):
@@ -199,23 +202,35 @@ def distributions(
         log_noise=jnp.asarray(np.log(model.negative * noise), jnp.float32),
         input_rate=rate(expected_input),
         output_rate=rate(expected_output),
+        input_pairs=jnp.asarray(np.minimum(tame, expected_input), jnp.float32),
+        output_pairs=jnp.asarray(np.minimum(tame, expected_output), jnp.float32),
     )
 
 
-def draw_negatives(noise_bits: UInt[Array, " V"], key: Key, shape: tuple[int, ...]) -> Array:
-    """Words from the noise distribution: int32 of that shape."""
-    # In one row: of a last axis of 10, say, LLVM makes seconds of work, and a slow loop.
-    bits = jax.random.bits(key, (math.prod(shape),), jnp.uint32)
+def draw_negatives(noise_bits: UInt[Array, " V"], bits: UInt[Array, "..."]) -> Int[Array, "..."]:
+    """Words from the noise distribution, each from 32 random bits."""
     drawn = jnp.searchsorted(noise_bits, bits, side="right").astype(jnp.int32)
     # The last bound cannot be 2³²: a draw of all ones would fall behind it.
-    return jnp.minimum(drawn, len(noise_bits) - 1).reshape(shape)
+    return jnp.minimum(drawn, len(noise_bits) - 1)
 
 
-def draw_windows(window: int, key: Key, shape: tuple[int, ...]) -> Array:
-    """b, uniform over 1..window: int32 of that shape."""
-    # 16 bits serve: a bias below window / 65,536, and half the random bits.
-    bits = jax.random.bits(key, shape, jnp.uint16).astype(jnp.int32)
-    return 1 + ((bits * window) >> 16)
+def draw_windows(window: int, bits: UInt[Array, "..."]) -> Int[Array, "..."]:
+    """b, uniform over 1..window, each from 16 random bits: a bias below window / 65,536."""
+    return 1 + ((bits.astype(jnp.int32) * window) >> 16)
+
+
+def draw_blocks(model: WordVectors, given: Distributions, key: Key, number: int) -> tuple[Array, Array]:
+    """(windows [S, R, T], negatives [S, R, K]) of that many blocks.
+
+    One call of the generator serves both: each takes long to compile. In one row: of a last axis of 10, say, LLVM makes
+    seconds of work, and a slow loop.
+    """
+    positions = number * model.tiles * model.tile
+    half = -(-positions // 2)
+    bits = jax.random.bits(key, (half + number * model.tiles * model.pool,), jnp.uint32)
+    windows = draw_windows(model.window, jnp.concatenate([bits[:half] >> 16, bits[:half] & 0xFFFF])[:positions])
+    negatives = draw_negatives(given.noise_bits, bits[half:])
+    return windows.reshape(number, model.tiles, model.tile), negatives.reshape(number, model.tiles, model.pool)
 
 
 def window_mask(model: WordVectors, block: Block) -> Float[Array, "R O T"]:
@@ -224,11 +239,23 @@ def window_mask(model: WordVectors, block: Block) -> Float[Array, "R O T"]:
     document = jnp.where(block.words < 0, -1, within)
     # A centre without a word has the number -2: nothing is its context.
     own = jnp.where(block.words < 0, -2, within)[:, model.window : -model.window]
-    distance = np.abs(np.arange(model.span)[:, None] - np.arange(model.tile) - model.window)
-    distance[distance == 0] = model.span
-    near = jnp.asarray(distance, jnp.int32) <= block.windows[:, None, :]
-    inside = jnp.where(near & (document[:, :, None] == own[:, None, :]), block.centres[:, None, :], 0.0)
-    return to_band(inside, model.window)
+
+    def inside(distance: np.ndarray, document: Array, own: Array, windows: Array, centres: Array) -> Array:
+        near = jnp.asarray(np.where(distance == 0, model.span, distance), jnp.int32) <= windows
+        return jnp.where(near & (document == own), centres, 0.0)
+
+    own, windows, centres = (of_centre[:, None, :] for of_centre in (own, block.windows, block.centres))
+    if model.model == "skipgram":
+        distance = np.abs(np.arange(model.span)[:, None] - np.arange(model.tile) - model.window)
+        return to_band(inside(distance, document[:, :, None], own, windows, centres), model.window)
+    # CBOW reads it several times: it is kept, and then the shorter way pays. To skip-gram both are a loss.
+    distance = np.abs(np.arange(2 * model.window + 1)[:, None] - model.window)
+
+    def by_offset() -> Array:
+        places = np.arange(2 * model.window + 1)[:, None] + np.arange(model.tile)
+        return inside(distance, document.at[:, places].get(mode="promise_in_bounds"), own, windows, centres)
+
+    return _stored((block.words >= 0).any(), by_offset)
 
 
 def _by_offset(values: Array, tile: int) -> list[Array]:
@@ -335,12 +362,12 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
     centres = contexts[:, model.window : -model.window]
     skipgram = model.model == "skipgram"
     # Skip-gram's loops are faster without.
-    stored = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
+    keep = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
     # One gather and one scatter for both kinds of output rows: two would make XLA copy the table.
     output_rows = jnp.concatenate([contexts if skipgram else centres, pairs.negatives], 1)
     input_rows = centres if skipgram else contexts
-    outputs = stored(lambda: _rows(tables.output, output_rows))
-    inputs = stored(lambda: _rows(tables.input, input_rows))
+    outputs = keep(lambda: _rows(tables.output, output_rows))
+    inputs = keep(lambda: _rows(tables.input, input_rows))
     near, pool = outputs[:, : -model.pool], outputs[:, -model.pool :]
     if skipgram:
         hidden = inputs
@@ -348,24 +375,24 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
         products = jnp.einsum("rcd,rtd->rct", outputs, hidden)
         scores, pool_scores = to_band(products[:, : model.span], model.window), products[:, model.span :]
     else:
-        hidden = stored(lambda: _window_sum(_mean_weights(pairs), inputs))
+        hidden = keep(lambda: _window_sum(_mean_weights(pairs), inputs))
         scores = (hidden * near).sum(-1)[:, None]
         pool_scores = jnp.einsum("rkd,rtd->rkt", pool, hidden)
-    to_positive, to_negative = stored(
+    to_positive, to_negative = keep(
         lambda: (
             -pairs.positive_weights * _sigmoid(-_shifted(scores, pairs.positive_shift)),
             pairs.negative_weights * _sigmoid(_shifted(pool_scores, pairs.negative_shift)),
         )
     )
-    # Sums of a few scaled rows: XLA makes one loop of each, faster than a product of small matrices.
+    # A sum of a few scaled rows: XLA makes one loop of it, faster than a product of small matrices.
     to_hidden = _sum(to_negative[:, k, :, None] * pool[:, k, None] for k in range(model.pool))
-    to_pool = _sum(to_negative[:, :, t, None] * hidden[:, t, None] for t in range(model.tile))
+    to_pool = jnp.einsum("rkt,rtd->rkd", to_negative, hidden)
     if skipgram:
-        to_near = _spread(to_positive, hidden, stored)
+        to_near = _spread(to_positive, hidden, keep)
         to_input = to_hidden + _window_sum(to_positive, near)
     else:
         to_near = to_positive[:, 0, :, None] * hidden
-        to_input = _spread(pairs.inside, to_hidden + to_positive[:, 0, :, None] * near, stored)
+        to_input = _spread(pairs.inside, to_hidden + to_positive[:, 0, :, None] * near, keep)
     # Written in parts: of a concatenation XLA would make one loop with a branch for each number.
     to_output = jax.lax.dynamic_update_slice(jnp.zeros_like(outputs), to_near, (0, 0, 0))
     to_output = jax.lax.dynamic_update_slice(to_output, to_pool, (0, near.shape[1], 0))
@@ -409,12 +436,12 @@ def _window_sum(weights: Array, rows: Array) -> Array:
     return _sum(weights[:, o, :, None] * rows[:, o : o + tile] for o in range(width) if o != width // 2)
 
 
-def _spread(weights: Array, rows: Array, stored: Callable[[Callable[[], Any]], Any]) -> Array:
+def _spread(weights: Array, rows: Array, keep: Callable[[Callable[[], Any]], Any]) -> Array:
     """[c] = Σₒ weights[o, c - o] rows[c - o], the transpose of `_window_sum`: [R, C, d] from [R, O, T], [R, T, d]."""
     width, tile = weights.shape[1:]
     margin, span = width - 1, tile + width - 1
     around = ((0, 0), (margin, margin))
-    rows, weights = stored(lambda: (jnp.pad(rows, (*around, (0, 0))), jnp.pad(weights, ((0, 0), *around))))
+    rows, weights = keep(lambda: (jnp.pad(rows, (*around, (0, 0))), jnp.pad(weights, ((0, 0), *around))))
     starts = [(o, margin - o) for o in range(width) if o != width // 2]
     return _sum(weights[:, o, start : start + span, None] * rows[:, start : start + span] for o, start in starts)
 

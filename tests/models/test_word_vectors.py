@@ -13,8 +13,11 @@ from scipy import stats
 from rnn_jax.data.words import cumulative_bits, keep_probabilities, noise_distribution
 from rnn_jax.models.word_vector_training import (
     LEARNING_RATES,
+    SETTLED,
     blocks_in_epoch,
     compiled,
+    meet,
+    plan_rounds,
     subsample,
     take_tiles,
     train,
@@ -28,6 +31,7 @@ from rnn_jax.models.word_vectors import (
     block_loss,
     descend,
     distributions,
+    draw_blocks,
     draw_negatives,
     draw_windows,
     to_band,
@@ -240,17 +244,30 @@ def test_the_band_of_a_matrix():
 
 def test_negatives_have_the_noise_distribution():
     noise = noise_distribution(COUNTS)
-    drawn = draw_negatives(jnp.asarray(cumulative_bits(noise)), jax.random.key(3), (200_000,))
+    bits = jax.random.bits(jax.random.key(3), (200_000,), "uint32")
+    drawn = draw_negatives(jnp.asarray(cumulative_bits(noise)), bits)
     observed = np.bincount(drawn, minlength=SIZE)
     assert stats.chisquare(observed, noise * observed.sum()).pvalue > 1e-3
     assert stats.chisquare(observed, COUNTS / COUNTS.sum() * observed.sum()).pvalue < 1e-6
 
 
 def test_windows_are_uniform():
-    drawn = draw_windows(5, jax.random.key(0), (100_000,))
+    drawn = draw_windows(5, jax.random.bits(jax.random.key(0), (100_000,), "uint16"))
     observed = np.bincount(drawn, minlength=7)
     assert observed[0] == observed[6] == 0
     assert stats.chisquare(observed[1:6]).pvalue > 1e-3
+
+
+def test_blocks_draw_their_own_windows_and_negatives():
+    model = dataclasses.replace(TINY, tile=3, tiles=5, pool=2)
+    given = given_for(model)
+    windows, negatives = draw_blocks(model, given, jax.random.key(0), 4_001)
+    assert (windows.shape, negatives.shape) == ((4_001, 5, 3), (4_001, 5, 2))
+    assert stats.chisquare(np.bincount(windows.ravel(), minlength=3)[1:]).pvalue > 1e-3
+    noise = noise_distribution(COUNTS)
+    assert stats.chisquare(np.bincount(negatives.ravel(), minlength=SIZE), noise * negatives.size).pvalue > 1e-3
+    table = stats.contingency.crosstab(windows[:, :, 0].ravel(), negatives[:, :, 0].ravel()).count
+    assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
 def test_subsampling_has_its_probabilities_and_keeps_the_order():
@@ -334,10 +351,13 @@ def small():
     return model, jnp.asarray(toy_corpus(np.random.default_rng(0), 12)), given_for(model, np.full(10, 12), 0.05)
 
 
-def test_training_goes_on_from_any_step_as_if_it_had_not_stopped(small, monkeypatch):
+@pytest.mark.parametrize(("kind", "streams"), [("skipgram", 1), ("cbow", 2)])
+def test_training_goes_on_from_any_step_as_if_it_had_not_stopped(small, monkeypatch, kind, streams):
     monkeypatch.setattr("rnn_jax.models.word_vector_training.BLOCKS", 4)
     model, corpus, given = small
+    model = dataclasses.replace(model, model=kind)
     key, programs = jax.random.key(0), compiled("cpu")._cache_size()
+    assert plan_rounds(model, len(corpus)).streams == streams
     steps = list(_copied(train(model, given, model.initial(key), corpus, key, epochs=2, learning_rate=0.1)))
     assert compiled("cpu")._cache_size() <= programs + 1
     assert steps[-1].share == 1
@@ -348,6 +368,67 @@ def test_training_goes_on_from_any_step_as_if_it_had_not_stopped(small, monkeypa
         rest = train(model, given, tables, corpus, key, epochs=2, learning_rate=0.1, start=middle.step)
         *_, last = _copied(rest)
         np.testing.assert_array_equal(last.tables.input, steps[-1].tables.input)
+    # At the end there is nothing to do, and the tables are as they were.
+    tables = jax.tree.map(jnp.asarray, steps[-1].tables)
+    assert not list(train(model, given, tables, corpus, key, epochs=2, learning_rate=0.1, start=steps[-1].step))
+    np.testing.assert_array_equal(tables.input, steps[-1].tables.input)
+
+
+@pytest.mark.parametrize("streams", [2, 4])
+def test_streams_learn_what_one_learns(streams):
+    """Words of two topics, which each pass tells further apart."""
+    model = WordVectors(10, dimension=4, model="cbow", window=2, tile=4, tiles=2, pool=4)
+    corpus = jnp.asarray(toy_corpus(np.random.default_rng(0), 400))
+    given = given_for(model, np.full(10, 240), tame=20.0)
+    key = jax.random.key(0)
+
+    def similarity(streams):
+        tables = model.initial(key)
+        for progress in train(model, given, tables, corpus, key, epochs=10, learning_rate=0.05, streams=streams):
+            tables = progress.tables
+        rows = np.asarray(tables.input) / np.linalg.norm(tables.input, axis=1, keepdims=True)
+        cosines = rows @ rows.T
+        return cosines[:5, :5].mean() - cosines[:5, 5:].mean()
+
+    assert plan_rounds(model, len(corpus), streams).streams == streams
+    assert similarity(streams) > 0.8 * similarity(1) > 0.7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_streams_add_up_rare_words_and_average_frequent_ones(small, count):
+    model, _, given = small
+    pairs = np.array([0.0, 1.0, 50.0, 100.0, 1e9, 2.0, 3.0, 4.0, 5.0, 6.0], np.float32)
+    given = given._replace(input_pairs=jnp.asarray(pairs), output_pairs=jnp.asarray(pairs[::-1]))
+    before, *copies = (jax.tree.map(np.asarray, random_tables(model, seed)) for seed in range(count + 1))
+    travel = 2.0
+    device = jax.tree.map(jnp.asarray, (before, tuple(copies)))
+    after, handed = meet(given, np.float32(travel), *device)
+    assert len(handed) == count
+    for table, of_row in (("input", pairs), ("output", pairs[::-1])):
+        start = getattr(before, table).astype(np.float64)
+        change = sum(getattr(copy, table) - start for copy in copies)
+        share = -np.expm1(-of_row.astype(np.float64) * travel / SETTLED)
+        weight = np.where(share > 0, (1 - (1 - share) ** count) / np.maximum(count * share, 1e-300), 1.0)
+        np.testing.assert_allclose(getattr(after, table), start + weight[:, None] * change, rtol=1e-4, atol=1e-5)
+        for copy in handed:
+            np.testing.assert_array_equal(getattr(copy, table), getattr(after, table))
+    np.testing.assert_allclose(weight[-1], 1.0)
+    np.testing.assert_allclose(weight[5], 1 / count)
+
+
+@pytest.mark.parametrize(
+    ("streams", "objective", "message"),
+    [
+        (0, "nce", "streams: expected 1 to 4, found 0"),
+        (5, "nce", "streams: expected 1 to 4, found 5"),
+        (2, "softmax", "streams: expected 1 for the softmax"),
+    ],
+)
+def test_streams_that_cannot_be(streams, objective, message):
+    model = dataclasses.replace(TINY, objective=objective)
+    with pytest.raises(ValueError, match=message):
+        plan_rounds(model, 1_000, streams)
+    assert plan_rounds(dataclasses.replace(TINY, model="cbow", objective="softmax"), 1_000).streams == 1
 
 
 def _copied(training):
