@@ -24,8 +24,11 @@ class Layer(NamedTuple):
 
 
 def _jitted(apply: Callable[[Any, Any], Any], params: Any, inputs: np.ndarray) -> Layer:
-    """The two calls of a pure function `apply(params, inputs) -> outputs`."""
-    device_inputs = jnp.asarray(inputs)
+    """The two calls of a pure function `apply(params, inputs) -> outputs`, the batch spread over all devices."""
+    mesh = jax.sharding.Mesh(jax.devices(), ("batch",))
+    spread = jax.sharding.PartitionSpec(None, "batch")
+    device_inputs = jax.device_put(inputs, jax.sharding.NamedSharding(mesh, spread))
+    params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     forward = jax.jit(apply)
     train = jax.jit(jax.grad(lambda p, x: jnp.mean(jnp.square(apply(p, x))), argnums=(0, 1)))
     return Layer(

@@ -2,7 +2,8 @@
 
 Times a training step (gradients of mean(y²) with respect to parameters and inputs) and a forward pass, every framework
 in turn in one process, and prints medians and the ratios of medians: our time divided by the peer's, so below 1 we are
-faster. "autodiff" is our own loop under plain `lax.scan` differentiation.
+faster. "autodiff" is our own loop under plain `lax.scan` differentiation. On a CPU, `--devices` spreads the batch of
+every JAX framework over that many devices of a few threads each.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import timing
@@ -65,7 +67,7 @@ def available(names: list[str]) -> list[str]:
     found = []
     for name in names:
         try:
-            PEERS[name]("gru", np.zeros((1, 1, 1), np.float32), 1)
+            PEERS[name]("gru", np.zeros((1, jax.device_count(), 1), np.float32), 1)
         except ImportError as error:
             print(f"{name}: skipped, {error.name or error} is not installed")
             continue
@@ -83,12 +85,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="exactly this many rounds, in place of --seconds")
     parser.add_argument("--train", action="store_true", help="the training step only")
     parser.add_argument("--forward", action="store_true", help="the forward pass only")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices, for all frameworks that know of any")
     parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all frameworks alike")
     parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
     flags = parser.parse_args()
     if flags.malloc:
         timing.restart_with_malloc("benchmarks.unroll", sys.argv[1:])
 
+    if flags.devices > 1:
+        jax.config.update("jax_num_cpu_devices", flags.devices)
     both = flags.train == flags.forward
     modes = [mode for mode in ("train", "forward") if both or getattr(flags, mode)]
     peers = available(["rnn_jax", *flags.peers])
@@ -102,7 +107,8 @@ def main() -> None:
             for row in measure(cell, shape, peers, modes, flags.seconds, flags.repeats):
                 rows.append(row)
                 print(line(row, peers), flush=True)
-    print(timing.write("unroll", {"rows": rows}, flags.json))
+    name = "unroll" if flags.devices == 1 else f"unroll_{flags.devices}-devices"
+    print(timing.write(name, {"rows": rows}, flags.json))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax.recurrence.loop import select
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.recurrence.teacher_forcing import delayed
 from rnn_jax.typing import Carry, Logits, Mask, Params, Tokens
 
@@ -113,9 +114,7 @@ class OutputFeedback(nn.Module):
         return jnp.concatenate([inputs, self.embedding(previous).astype(inputs.dtype)], axis=-1)
 
     def _logits(self, outputs: Array) -> Array:
-        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
-        flat = self.readout(outputs.reshape(-1, outputs.shape[-1])).astype(jnp.float32)
-        return flat.reshape(*outputs.shape[:-1], self.vocabulary_size)
+        return over_rows(self.readout, outputs).astype(jnp.float32)
 
 
 class _Position(NamedTuple):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Mask
 
 KINDS = ("last", "mean", "max", "attention")
@@ -74,10 +75,9 @@ class Pooling(nn.Module):
 
     def _attention(self, outputs: Array, mask: Array) -> Array:
         """The weights [T, B]; zeros where there is no true step."""
-        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
-        flat = outputs.reshape(-1, outputs.shape[-1])
-        hidden = jnp.tanh(nn.Dense(self.attention_size or outputs.shape[-1], name="hidden")(flat))
-        scores = nn.Dense(1, use_bias=False, name="score")(hidden).reshape(mask.shape)
+        to_hidden = nn.Dense(self.attention_size or outputs.shape[-1], name="hidden")
+        to_score = nn.Dense(1, use_bias=False, name="score")
+        scores = over_rows(lambda rows: to_score(jnp.tanh(to_hidden(rows))), outputs)[..., 0]
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
         weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(0))), 0)
         total = weights.sum(0)

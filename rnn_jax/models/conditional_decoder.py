@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from rnn_jax.cells import Cell, make
 from rnn_jax.layers import Stack
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Carry, Logits, Mask, Tokens
 
 CONTEXTS = ("input", "state", "both")
@@ -114,9 +115,7 @@ class ConditionalDecoder(nn.Module):
         inputs = self.drop(self._inputs(tokens, context, extras), deterministic=deterministic)
         carry, outputs = self.stack(inputs, carry, mask=mask, deterministic=deterministic)
         outputs = self.drop(outputs, deterministic=deterministic)
-        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
-        logits = self.readout(outputs.reshape(-1, outputs.shape[-1])).astype(jnp.float32)
-        return carry, logits.reshape(*outputs.shape[:-1], self.vocabulary_size)
+        return carry, over_rows(self.readout, outputs).astype(jnp.float32)
 
     def _inputs(self, tokens: Array, context: Array, extras: Array | None) -> Array:
         parts = [self.embedding(tokens)]

@@ -15,6 +15,7 @@ from rnn_jax.decoding import DecodeStep
 from rnn_jax.layers import Stack, VariationalDropout
 from rnn_jax.models.embedding import embedded
 from rnn_jax.models.readout import dense_weights
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Carry, Key, Logits, Mask, Params, Projected, Tokens
 
 
@@ -105,13 +106,13 @@ class LanguageModel(nn.Module):
 
     def logits(self, outputs: Float[Array, "*TB H"]) -> Logits:
         """Unnormalised log-probabilities of the next symbol, in float32, from the outputs of the last layer."""
-        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
-        flat = outputs.reshape(-1, outputs.shape[-1])
-        if self.tie_embeddings:
-            logits = self.embedding.attend(self._to_embedding(flat)).astype(jnp.float32) + self.readout_bias
-        else:
-            logits = self.readout(flat).astype(jnp.float32)
-        return logits.reshape(*outputs.shape[:-1], self.vocabulary_size)
+
+        def of_rows(rows: Array) -> Array:
+            if self.tie_embeddings:
+                return self.embedding.attend(self._to_embedding(rows)).astype(jnp.float32) + self.readout_bias
+            return self.readout(rows).astype(jnp.float32)
+
+        return over_rows(of_rows, outputs)
 
     def __call__(
         self,
@@ -176,10 +177,7 @@ class LanguageModel(nn.Module):
         return carry, losses.linear_cross_entropy(outputs, kernel, bias, targets, mask, dtype=self.dtype)
 
     def _to_embedding(self, outputs: Array) -> Array:
-        if not hasattr(self, "to_embedding"):
-            return outputs
-        mapped = self.to_embedding(outputs.reshape(-1, outputs.shape[-1]))
-        return mapped.reshape(*outputs.shape[:-1], mapped.shape[-1])
+        return over_rows(self.to_embedding, outputs) if hasattr(self, "to_embedding") else outputs
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
         """The carry at the start of a text, one a layer."""

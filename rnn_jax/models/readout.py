@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from rnn_jax.cells import make
 from rnn_jax.layers import Stack
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Carry, Mask
 
 
@@ -53,10 +54,8 @@ class RecurrentReadout(nn.Module):
         cells = [make(self.cell, self.hidden_size)] * self.num_layers
         stack = Stack(cells, dropout=self.dropout, dtype=self.dtype, name="stack")
         carry, hidden = stack(inputs, carry, mask=mask, deterministic=deterministic)
-        # One flat axis: XLA:CPU would transpose copies of whole sequences for the gradient of W.
         readout = nn.Dense(self.features, dtype=self.dtype, name="readout")
-        outputs = readout(hidden.reshape(-1, hidden.shape[-1])).astype(jnp.float32)
-        return carry, outputs.reshape(*hidden.shape[:-1], self.features)
+        return carry, over_rows(readout, hidden).astype(jnp.float32)
 
 
 def dense_weights(dense: nn.Dense, inputs: Float[Array, "*B H"]) -> tuple[Float[Array, "H V"], Float[Array, "V"]]:

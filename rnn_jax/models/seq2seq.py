@@ -18,6 +18,7 @@ from rnn_jax.layers.attention import Memory, make_attention
 from rnn_jax.layers.attentive import AttentiveCarry, FeedingCarry, attentive, input_feeding
 from rnn_jax.models.embedding import embedded
 from rnn_jax.models.readout import dense_weights
+from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Carry, Logits, Mask, Params, Tokens
 from rnn_jax.unroll import unroll
 
@@ -293,17 +294,15 @@ class Seq2Seq(nn.Module):
         return carry, self.drop(vectors, deterministic=deterministic), weights
 
     def _combined(self, vectors: Array) -> Array:
-        # One flat axis, here and below: XLA:CPU would transpose copies of whole sequences for the gradients.
-        flat = jnp.tanh(self.combine(vectors.reshape(-1, vectors.shape[-1])))
-        return flat.reshape(*vectors.shape[:-1], flat.shape[-1])
+        return over_rows(lambda rows: jnp.tanh(self.combine(rows)), vectors)
 
     def _logits(self, vectors: Array) -> Array:
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        if self.tie_embeddings:
-            logits = self.target_embedding.attend(flat).astype(jnp.float32) + self.readout_bias
-        else:
-            logits = self.readout(flat).astype(jnp.float32)
-        return logits.reshape(*vectors.shape[:-1], self.target_size)
+        def of_rows(rows: Array) -> Array:
+            if self.tie_embeddings:
+                return self.target_embedding.attend(rows).astype(jnp.float32) + self.readout_bias
+            return self.readout(rows).astype(jnp.float32)
+
+        return over_rows(of_rows, vectors)
 
     def __call__(
         self,

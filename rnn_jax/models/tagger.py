@@ -10,6 +10,7 @@ from rnn_jax import crf, losses
 from rnn_jax.cells import make
 from rnn_jax.crf import Transitions
 from rnn_jax.layers import Spelling, Stack, VariationalDropout, WordDropout
+from rnn_jax.recurrence.rows import over_rows
 
 
 class Tagger(nn.Module):
@@ -121,8 +122,7 @@ class Tagger(nn.Module):
         inputs = self.drop_inputs(jnp.concatenate(parts, axis=-1), deterministic=deterministic)
         _, outputs = self.stack(inputs, mask=mask, deterministic=deterministic)
         outputs = self.drop_outputs(outputs, deterministic=deterministic)
-        flat = self.readout(outputs.reshape(-1, outputs.shape[-1])).astype(jnp.float32)
-        return flat.reshape(*tokens.shape, self.labels)
+        return over_rows(self.readout, outputs).astype(jnp.float32)
 
     def loss(
         self, emissions: Float[Array, "T B K"], labels: Int[Array, "T B"], mask: Bool[Array, "T B"] | None = None

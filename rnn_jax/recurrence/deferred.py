@@ -22,6 +22,7 @@ from jaxtyping import Array, PyTree
 
 from rnn_jax.cells.base import Cell
 from rnn_jax.recurrence.loop import Steps, lay_out, plain_loop, restart, scan, select, zeros_like
+from rnn_jax.recurrence.rows import one_axis_pays
 from rnn_jax.typing import Carry, Params
 
 Residuals = tuple[Params, Carry, Steps, Carry, PyTree]
@@ -58,11 +59,12 @@ def _inexact_cotangents(tree: PyTree, cotangents: PyTree) -> list[Any]:
 def over_time(cell: Cell, function: Callable[..., PyTree], batch_ndim: int) -> Callable[..., PyTree]:
     """Lift `function(*trees)` from one step to all T steps at once.
 
-    Time and batch become one axis for a rank-polymorphic cell: contracting two leading axes makes XLA:CPU transpose
-    copies of whole sequences. Any other function is vmapped over time.
+    For a rank-polymorphic cell time and batch become one axis where that pays. Any other function is vmapped over time.
     """
     if not cell.rank_polymorphic:
         return jax.vmap(function)
+    if not one_axis_pays():
+        return function
 
     def lifted(*trees: PyTree) -> PyTree:
         leading = jax.tree.leaves(trees)[0].shape[: batch_ndim + 1]

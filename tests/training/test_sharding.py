@@ -68,6 +68,23 @@ for shard_params in (False, True):
         np.testing.assert_allclose(many_metrics[name], one_metrics[name], rtol=1e-4, err_msg=name)
     for found, wanted in ((many.params, one.params), (many.evaluated, one.evaluated), (many.carry, one.carry)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, wanted)
+
+# A layer and its gradient: nothing of a sequence is gathered, the gradients of the parameters are added up once.
+from rnn_jax import cells, unroll
+
+mesh = jax.sharding.Mesh(jax.devices(), ("batch",))
+whole, spread = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in ((), (None, "batch")))
+for name in ("elman", "lstm", "gru"):
+    cell = cells.CELLS[name](H)
+    weights = cell.init(jax.random.key(0), 3)
+    inputs = draw.normal(size=(T, B, 3)).astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda p, x: jnp.square(unroll(cell, p, x)[1]).sum(), argnums=(0, 1)))
+    arguments = jax.device_put(weights, whole), jax.device_put(inputs, spread)
+    program = gradient.lower(*arguments).compile()
+    text = program.as_text()
+    assert "all-gather" not in text and text.count(" all-reduce(") == 1, name
+    found, wanted = program(*arguments), gradient(weights, inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, wanted)
 for bad in ({"batch_size": 12}, {"batch_size": 16, "devices": 9}):
     try:
         batch_sharding(**bad)
