@@ -3,7 +3,7 @@
 Times a training step (gradients of mean(y²) with respect to parameters and inputs) and a forward pass, every framework
 in turn in one process, and prints medians and the ratios of medians: our time divided by the peer's, so below 1 we are
 faster. "autodiff" is our own loop under plain `lax.scan` differentiation. On a CPU, `--devices` spreads the batch of
-every JAX framework over that many devices of a few threads each.
+every JAX framework over that many devices.
 """
 
 import argparse

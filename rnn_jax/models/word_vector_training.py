@@ -278,11 +278,14 @@ def train(
             tables, loss = dispatch(model, given, tables, kept, length, jnp.int32(first), run_key, of_blocks)
         return jax.block_until_ready((tables, loss))
 
+    def join(travel: float, before: Tables, copies: tuple[Tables, ...]) -> tuple[Tables, tuple[Tables, ...]]:
+        return meet(given, np.float32(travel), before, copies) if rounds.streams > 1 else (copies[0], copies)
+
     with ThreadPoolExecutor(rounds.streams + 1) as threads:
         upcoming = threads.submit(draw_epoch, given, corpus, key, np.int32(start // per_epoch))
         tables, scratch, *copies = (jax.tree.map(jnp.copy, tables) for _ in range(rounds.streams + 2))
         # What changes nothing, to compile the programs side by side: a meeting of equals, a dispatch without words.
-        meeting = threads.submit(meet, given, np.float32(0), tables, tuple(copies))
+        meeting = threads.submit(join, 0.0, tables, tuple(copies))
         descend_through((corpus, jnp.int32(0), key), np.zeros(rounds.blocks), scratch, range(1))
         tables, copies = meeting.result()
         for epoch in range(start // per_epoch, epochs):
@@ -301,10 +304,6 @@ def train(
                     for number, copy in enumerate(copies)
                 ]
                 copies, losses = zip(*(stream.result() for stream in under_way), strict=True)
-                if rounds.streams > 1:
-                    travel = np.float32(rates[begin : min(end, total)].sum() / rounds.streams)
-                    tables, copies = meet(given, travel, tables, copies)
-                else:
-                    (tables,) = copies
+                tables, copies = join(rates[begin : min(end, total)].sum() / rounds.streams, tables, copies)
                 step = epoch * per_epoch + end // rounds.size
                 yield Progress(tables, step, float(share[end]), losses[0], float(rates[end - 1]))

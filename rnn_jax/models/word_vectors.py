@@ -362,12 +362,12 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
     centres = contexts[:, model.window : -model.window]
     skipgram = model.model == "skipgram"
     # Skip-gram's loops are faster without.
-    keep = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
+    stored = _at_once if skipgram else functools.partial(_stored, (pairs.positive_weights > 0).any())
     # One gather and one scatter for both kinds of output rows: two would make XLA copy the table.
     output_rows = jnp.concatenate([contexts if skipgram else centres, pairs.negatives], 1)
     input_rows = centres if skipgram else contexts
-    outputs = keep(lambda: _rows(tables.output, output_rows))
-    inputs = keep(lambda: _rows(tables.input, input_rows))
+    outputs = stored(lambda: _rows(tables.output, output_rows))
+    inputs = stored(lambda: _rows(tables.input, input_rows))
     near, pool = outputs[:, : -model.pool], outputs[:, -model.pool :]
     if skipgram:
         hidden = inputs
@@ -375,10 +375,10 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
         products = jnp.einsum("rcd,rtd->rct", outputs, hidden)
         scores, pool_scores = to_band(products[:, : model.span], model.window), products[:, model.span :]
     else:
-        hidden = keep(lambda: _window_sum(_mean_weights(pairs), inputs))
+        hidden = stored(lambda: _window_sum(_mean_weights(pairs), inputs))
         scores = (hidden * near).sum(-1)[:, None]
         pool_scores = jnp.einsum("rkd,rtd->rkt", pool, hidden)
-    to_positive, to_negative = keep(
+    to_positive, to_negative = stored(
         lambda: (
             -pairs.positive_weights * _sigmoid(-_shifted(scores, pairs.positive_shift)),
             pairs.negative_weights * _sigmoid(_shifted(pool_scores, pairs.negative_shift)),
@@ -388,11 +388,11 @@ def block_gradient(model: WordVectors, tables: Tables, pairs: Pairs) -> RowGradi
     to_hidden = _sum(to_negative[:, k, :, None] * pool[:, k, None] for k in range(model.pool))
     to_pool = jnp.einsum("rkt,rtd->rkd", to_negative, hidden)
     if skipgram:
-        to_near = _spread(to_positive, hidden, keep)
+        to_near = _spread(to_positive, hidden, stored)
         to_input = to_hidden + _window_sum(to_positive, near)
     else:
         to_near = to_positive[:, 0, :, None] * hidden
-        to_input = _spread(pairs.inside, to_hidden + to_positive[:, 0, :, None] * near, keep)
+        to_input = _spread(pairs.inside, to_hidden + to_positive[:, 0, :, None] * near, stored)
     # Written in parts: of a concatenation XLA would make one loop with a branch for each number.
     to_output = jax.lax.dynamic_update_slice(jnp.zeros_like(outputs), to_near, (0, 0, 0))
     to_output = jax.lax.dynamic_update_slice(to_output, to_pool, (0, near.shape[1], 0))
@@ -436,12 +436,12 @@ def _window_sum(weights: Array, rows: Array) -> Array:
     return _sum(weights[:, o, :, None] * rows[:, o : o + tile] for o in range(width) if o != width // 2)
 
 
-def _spread(weights: Array, rows: Array, keep: Callable[[Callable[[], Any]], Any]) -> Array:
+def _spread(weights: Array, rows: Array, stored: Callable[[Callable[[], Any]], Any]) -> Array:
     """[c] = Σₒ weights[o, c - o] rows[c - o], the transpose of `_window_sum`: [R, C, d] from [R, O, T], [R, T, d]."""
     width, tile = weights.shape[1:]
     margin, span = width - 1, tile + width - 1
     around = ((0, 0), (margin, margin))
-    rows, weights = keep(lambda: (jnp.pad(rows, (*around, (0, 0))), jnp.pad(weights, ((0, 0), *around))))
+    rows, weights = stored(lambda: (jnp.pad(rows, (*around, (0, 0))), jnp.pad(weights, ((0, 0), *around))))
     starts = [(o, margin - o) for o in range(width) if o != width // 2]
     return _sum(weights[:, o, start : start + span, None] * rows[:, start : start + span] for o, start in starts)
 
