@@ -1,6 +1,7 @@
 """The translator from the command line, on a few short sentences."""
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -259,6 +260,30 @@ def test_bad_requests_to_a_run(trained, arguments, message):
     assert len(err.splitlines()) == 1
 
 
+@functools.cache
+def small_model():
+    """(model, variables, a batch, its logits by the share of true symbols that the decoder reads)."""
+    model = Seq2Seq(9, 7, hidden_size=4, embedding_size=3)
+    random = np.random.default_rng(0)
+    source, target = (jnp.asarray(random.integers(1, 7, shape), jnp.int32) for shape in ((5, 2), (6, 2)))
+    batch = {
+        "source": source,
+        "source_mask": jnp.asarray(random.random((5, 2)) < 0.8).at[0].set(True),
+        "target": target,
+        "target_mask": jnp.arange(6)[:, None] < jnp.array([6, 4]),
+    }
+    read = (batch["source"], batch["source_mask"], shift(target, 0))
+    variables = jax.jit(model.init)(jax.random.key(0), *read)
+    variables = jax.tree.map(lambda leaf: 3 * leaf, variables)
+    written = functools.partial(sampled_logits, model, rate=0.0, unit="token")
+    logits = {
+        1.0: jax.jit(model.apply)(variables, *read),
+        0.0: jax.jit(written)(variables, *read, jax.random.key(1)),
+    }
+    assert not np.allclose(*logits.values(), atol=0.1)
+    return model, variables, batch, logits
+
+
 @pytest.mark.parametrize(
     ("flags", "shares"),
     [
@@ -271,28 +296,12 @@ def test_bad_requests_to_a_run(trained, arguments, message):
 )
 def test_the_loss_is_what_the_flags_ask_for(flags, shares):
     """At the first step and after two: of the true symbols, or of what the decoder wrote itself."""
-    model = Seq2Seq(9, 7, hidden_size=4, embedding_size=3)
-    random = np.random.default_rng(0)
-    source, target = (jnp.asarray(random.integers(1, 7, shape), jnp.int32) for shape in ((5, 2), (6, 2)))
-    batch = {
-        "source": source,
-        "source_mask": jnp.asarray(random.random((5, 2)) < 0.8).at[0].set(True),
-        "target": target,
-        "target_mask": jnp.arange(6)[:, None] < jnp.array([6, 4]),
-    }
-    read = (batch["source"], batch["source_mask"], shift(target, 0))
-    variables = model.init(jax.random.key(0), *read)
-    variables = jax.tree.map(lambda leaf: 3 * leaf, variables)
-    loss = make_loss(Seq2SeqConfig(task="copy", **flags), model, 0)
-    logits = {
-        1.0: model.apply(variables, *read),
-        0.0: sampled_logits(model, variables, *read, jax.random.key(1), rate=0.0, unit="token"),
-    }
-    assert not np.allclose(*logits.values(), atol=0.1)
+    model, variables, batch, logits = small_model()
+    loss = jax.jit(make_loss(Seq2SeqConfig(task="copy", **flags), model, 0))
     for step, share in zip((0, 2), shares, strict=True):
         (total, count), after = loss(variables["params"], jnp.int32(step), batch, jax.random.key(1))
         smoothing = flags.get("label_smoothing", 0.0)
-        wanted = losses.cross_entropy(logits[share], target, batch["target_mask"], label_smoothing=smoothing)
+        wanted = losses.cross_entropy(logits[share], batch["target"], batch["target_mask"], label_smoothing=smoothing)
         assert float(count) == 10
         assert float(total) == pytest.approx(float(wanted[0]), rel=1e-5)
         assert int(after) == step + 1

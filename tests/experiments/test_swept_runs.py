@@ -112,7 +112,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("method", "devices"), [("auto", 4), ("loop", 1)])
+@pytest.mark.parametrize(("method", "devices"), [("auto", 4), pytest.param("loop", 1, marks=pytest.mark.slow)])
 def test_runs_are_spread_over_all_devices(method, devices, alone, tmp_path):
     process = start(
         *FLAGS, "--sweep=learning_rate=log(0.001,0.03,2);seed=0..1", f"--sweep_method={method}", "--workdir=s",
