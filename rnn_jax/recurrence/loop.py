@@ -52,6 +52,8 @@ def scan(
 
 # XLA:CPU multiplies a few rows by a small matrix [K, N] fastest as it stands, by a large one along its rows, as [N, K]:
 # 143 against 92 GFLOP/s at [32, 512] x [512, 2048], 89 against 107 at [50, 128] x [128, 512] (2 cores, jax 0.10.2).
+# That was an Intel Xeon; on an AMD EPYC the large one is faster as it stands too (167 against 139, 158 against 116 for
+# the backward loop), of which whole training steps at H = 512 gain 7 % with an LSTM, nothing with a GRU nor at 650.
 LARGE_MATRIX = 2**19
 
 
