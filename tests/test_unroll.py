@@ -1,6 +1,7 @@
 """The contract of `unroll` that is not a law of cells: what it computes by hand, refuses, compiles and keeps."""
 
 import functools
+import re
 from collections import Counter
 
 import jax
@@ -258,6 +259,34 @@ def test_a_matmul_in_update_costs_one_more_product_a_step():
     for loop in equations(training_jaxpr(cell), "scan"):
         assert len(equations(loop.params["jaxpr"].jaxpr, "dot_general")) <= 3
         assert not weights & set(carried_shapes(loop))
+
+
+def test_gradients_of_gates_leave_the_loop_as_one_array_that_stays_one():
+    cell = lstm(3)
+    params = cell.init(jax.random.key(0), 2)
+    gradient = jax.grad(lambda params, inputs: jnp.mean(unroll(cell, params, inputs)[1] ** 2), argnums=(0, 1))
+    text = jax.jit(gradient).lower(params, jnp.zeros((7, 5, 2))).compile().as_text()
+    steps = re.findall(r"= f32\[((?:7,5|35),[0-9]+)\]\S* concatenate\(", text)
+    assert "f32[7,5,12]" in text
+    assert steps == []
+
+
+def test_gates_that_are_numbers():
+    two = Cell(
+        lambda key, input_size: {"decay": jnp.ones(()), "scale": jnp.ones(())},
+        lambda params, batch_shape: jnp.zeros(batch_shape),
+        lambda params, x: (x[..., 0], x[..., 0] ** 2),
+        lambda params, h, x: (x[0] + params["decay"] * h, x[1] * params["scale"]),
+        lambda params, h, z: (jnp.tanh(z[0]) * z[1], (jnp.tanh(z[0]) * z[1])[..., None]),
+    )
+
+    def loss(params, inputs, gradient):
+        return jnp.mean(unroll(two, params, inputs, gradient=gradient)[1] ** 2)
+
+    params, inputs = {"decay": jnp.asarray(0.5), "scale": jnp.asarray(2.0)}, jnp.sin(jnp.arange(24.0)).reshape(4, 6, 1)
+    for batch in (inputs, inputs[:, 0], inputs.reshape(4, 2, 3, 1)):
+        found, expected = (jax.grad(loss, (0, 1))(params, batch, gradient) for gradient in ("deferred", "autodiff"))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, expected)
 
 
 @pytest.mark.parametrize("gradient", ["deferred", "autodiff"])

@@ -80,19 +80,18 @@ def over_time(cell: Cell, function: Callable[..., PyTree], batch_ndim: int) -> C
     return lifted
 
 
-def _pack(leaves: list[Any]) -> list[Any]:
-    """Lay arrays of one shape and dtype side by side, as one.
+def _alike(leaves: list[Any], batch_ndim: int) -> bool:
+    """Whether the arrays of one step have one shape, with a feature axis, and one dtype."""
+    return len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1 and leaves[0].ndim > batch_ndim
+
+
+def _pack(leaves: list[Any], alike: bool) -> list[Any]:
+    """Lay arrays side by side, as one, where they are `_alike`.
 
     The product dz @ R.T needs them so, and the gradients of W and R after the loop, so one array is stored in place of
-    one per gate.
+    one per gate, and never cut.
     """
-    alike = len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1 and leaves[0].ndim > 0
     return [jnp.concatenate(leaves, axis=-1)] if alike else leaves
-
-
-def _unpack(packed: list[Any], count: int) -> list[Any]:
-    """The inverse of `_pack`; XLA makes nothing of a split whose parts are joined again."""
-    return packed if len(packed) == count else jnp.split(packed[0], count, axis=-1)
 
 
 def _reads_params(update: Callable[..., Any], params: Params, carry: Carry, preactivations: PyTree) -> bool:
@@ -157,6 +156,7 @@ def _backward(
     d_outputs = _inexact_cotangents(output, cotangents[1])
     d_outputs = select(steps.mask, d_outputs, zeros_like(d_outputs))
     update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
+    alike = _alike(inexact(first_preactivations), batch_ndim)
 
     stored, restore = lay_out(params, transposed_use=True)
 
@@ -181,23 +181,22 @@ def _backward(
             d_restarted = select(step.reset, d_tm1, zeros_like(d_tm1))
             d_reset = jax.tree.map(jnp.add, d_reset, d_restarted)
             d_tm1 = select(step.reset, zeros_like(d_tm1), d_tm1)
-        return (d_tm1, d_reset), (_pack(d_preactivations), d_new if update_reads_params else [])
+        return (d_tm1, d_reset), (_pack(d_preactivations, alike), d_new if update_reads_params else [])
 
     xs = (carries, preactivations, steps, d_outputs)
     (d_carry, d_reset), (packed, d_new) = scan(
         body, (d_carry, zeros_like(inexact(reset_carry))), xs, length=length, reverse=not reverse
     )
-    d_preactivations = _unpack(packed, len(inexact(preactivations)))
 
     def recur(p: list[Any], projected: list[Any]) -> PyTree:
         full = replace_inexact(params, p)
 
         def step(carry: Carry, old: PyTree, new: list[Any]) -> list[Any]:
-            return inexact(cell.recur(full, carry, replace_inexact(old, new)))
+            return _pack(inexact(cell.recur(full, carry, replace_inexact(old, new))), alike)
 
         return over_time(cell, step, batch_ndim)(carries, steps.projected, projected)
 
-    d_params, d_projected = jax.vjp(recur, inexact(params), inexact(steps.projected))[1](d_preactivations)
+    d_params, d_projected = jax.vjp(recur, inexact(params), inexact(steps.projected))[1](packed)
 
     if update_reads_params:
 
