@@ -150,3 +150,20 @@ def test_the_coverage_penalty_charges_what_is_not_attended_to():
 def test_bad_choices_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         search(**options)
+
+
+def test_a_tie_between_one_that_ended_and_one_that_grows_is_no_end_of_the_search():
+    """Sequence 0: both symbols as likely, at every step. Sequence 1: hardly an end, so the search goes on."""
+    logits = jnp.array([[0.0, 0.0], [3.0, 0.0]])
+
+    def memoryless(carry, tokens):
+        return carry, logits[carry]
+
+    def best(sequences):
+        tokens = jnp.zeros(len(sequences), jnp.int32)
+        return decoding.beam_search(memoryless, jnp.array(sequences), tokens, 10, end=1, beam_size=2)
+
+    alone, beside = best([0]), best([0, 1])
+    np.testing.assert_array_equal(alone.tokens[..., 0], beside.tokens[..., 0])
+    assert alone.lengths.tolist() == [[1]]
+    assert alone.finished.all()
