@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from rnn_jax.cells.base import accumulation_dtype
 from rnn_jax.typing import Carry, Key
 
 NOISE_BLOCK = 64
@@ -59,10 +60,13 @@ def filter_top_k(logits: Float[Array, "*B V"], top_k: int) -> Float[Array, "*B V
 def filter_top_p(logits: Float[Array, "*B V"], top_p: float | Float[Array, ""]) -> Float[Array, "*B V"]:
     """Keep the smallest set of symbols whose probability reaches p, the likeliest always; the rest become -inf.
 
+    Ties with the least likely of them are kept.
+
     Source: Holtzman et al. 2020 (arXiv 1904.09751), nucleus sampling.
     """
     ordered = jnp.sort(logits, axis=-1, descending=True)
-    probabilities = jax.nn.softmax(ordered, axis=-1)
+    # Many small probabilities add up to nothing in half precision.
+    probabilities = jax.nn.softmax(ordered.astype(accumulation_dtype(ordered.dtype)), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     kept = (before < top_p).at[..., 0].set(True)
     smallest_kept = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
@@ -75,8 +79,8 @@ def warp(
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "*B V"]:
-    """The logits to sample from: divided by the temperature, then cut by top-k, then by top-p."""
-    logits = logits / temperature
+    """The logits to sample from, in at least float32: divided by the temperature, then cut by top-k, then by top-p."""
+    logits = logits.astype(accumulation_dtype(logits.dtype)) / temperature
     if top_k is not None:
         logits = filter_top_k(logits, top_k)
     if top_p is not None:
@@ -151,6 +155,8 @@ def sample(
     check_sampling(temperature, top_k, top_p)
     tokens = jnp.asarray(tokens)
     _, logits = jax.eval_shape(step, carry, tokens)
+    # Noise of half precision has few values, and ties go to the first symbol.
+    dtype = accumulation_dtype(logits.dtype)
 
     def body(state: _State, noise: Array) -> tuple[_State, Array]:
         carry, tokens, ended = state
@@ -162,7 +168,7 @@ def sample(
     # argmax(logits + Gumbel noise) is a draw from the softmax. Noise for a block of steps at once costs a fraction of a
     # call of the generator per step, and bounds the memory.
     def block(state: _State, key: Key, size: int) -> tuple[_State, Array]:
-        return jax.lax.scan(body, state, jax.random.gumbel(key, (size, *logits.shape), logits.dtype))
+        return jax.lax.scan(body, state, jax.random.gumbel(key, (size, *logits.shape), dtype))
 
     whole, rest = divmod(length, NOISE_BLOCK)
     key_whole, key_rest = jax.random.split(key)

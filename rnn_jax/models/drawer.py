@@ -94,7 +94,6 @@ class Drawer(nn.Module):
         return (number + 1, inner), logits[0]
 
 
-@functools.partial(jax.jit, static_argnames="model")
 def draw(
     model: Drawer,
     variables: Params,
@@ -102,8 +101,17 @@ def draw(
     key: Key,
     temperature: float | Float[Array, ""] = 1.0,
 ) -> Int[Array, "B rows columns"]:
-    """Sample one image of each of these classes, each pixel from what the model thinks of it, then read back."""
+    """Sample one image of each of these classes, each pixel from what the model thinks of it, then read back.
 
+    Raises:
+        ValueError: a temperature not above 0 (where its value is known).
+    """
+    decoding.check_sampling(temperature, None, None)
+    return _draw(model, variables, labels, key, temperature)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _draw(model: Drawer, variables: Params, labels: Array, key: Key, temperature: float | Array) -> Array:
     def step(carry: Carry, pixels: Array) -> tuple[Carry, Array]:
         return model.apply(variables, labels, carry, pixels, method="decode")  # pyright: ignore[reportReturnType]
 

@@ -240,7 +240,6 @@ def decode_step(model: LanguageModel, variables: Params) -> DecodeStep:
     return step
 
 
-@functools.partial(jax.jit, static_argnames=("model", "length", "top_k"))
 def continue_text(
     model: LanguageModel,
     variables: Params,
@@ -265,7 +264,26 @@ def continue_text(
 
     Returns:
         (carry, tokens [N, B]); the carry has read all but the last token, so `prompt=tokens[-1:]` with it goes on.
+
+    Raises:
+        ValueError: `temperature`, `top_k` or `top_p` out of range (where their value is known).
     """
+    decoding.check_sampling(temperature, top_k, top_p)
+    return _continue_text(model, variables, prompt, length, key, carry, temperature, top_k, top_p)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length", "top_k"))
+def _continue_text(
+    model: LanguageModel,
+    variables: Params,
+    prompt: Array,
+    length: int,
+    key: Key,
+    carry: tuple[Carry, ...] | None,
+    temperature: float | Array,
+    top_k: int | None,
+    top_p: float | Array | None,
+) -> tuple[tuple[Carry, ...], Array]:
     carry, _ = model.apply(variables, prompt[:-1], carry)  # pyright: ignore[reportAssignmentType]
     step = decode_step(model, variables)
     return decoding.sample(step, carry, prompt[-1], length, key, temperature=temperature, top_k=top_k, top_p=top_p)

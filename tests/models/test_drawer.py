@@ -57,3 +57,9 @@ def test_draws_follow_the_probability_of_each_image():
     error = np.sqrt(expected * (1 - expected) / count)
     assert (np.abs(found - expected) < 4.5 * error + 1e-9).all()
     assert expected.max() < 0.9
+
+
+def test_a_temperature_that_nothing_can_be_drawn_by_is_named():
+    model, variables, _ = build()
+    with pytest.raises(ValueError, match="temperature: expected a number above 0"):
+        draw(model, variables, LABELS, jax.random.key(0), 0.0)

@@ -128,6 +128,13 @@ def test_a_continued_text_goes_on_from_its_carry():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": -1.0}, {"top_p": 7.0}, {"top_k": 0}])
+def test_choices_of_sampling_that_nothing_can_be_drawn_by_are_named(options):
+    model, variables = build("tied")
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
+        continue_text(model, variables, TOKENS[:2], 5, jax.random.key(0), **options)
+
+
 @pytest.mark.parametrize(
     "options", [{"dropout": 0.5}, {"dropout": 0.5, "variational_dropout": True}, {"weight_drop": 0.5}, {"zoneout": 0.3}]
 )
