@@ -40,17 +40,19 @@ class Axis:
     Attributes:
         name: of the argument.
         values: all of them, for a grid.
-        scale: for random draws: "log" or "lin" between the first and the last value, "int" the whole numbers between
-            them, "choice" one of them.
+        scale: for random draws: "log" or "lin" between the bounds, "int" the whole numbers between them, "choice" one
+            of the values.
+        bounds: (low, high); None for the first and the last value.
     """
 
     name: str
     values: tuple[Value, ...]
     scale: str = "choice"
+    bounds: tuple[float, float] | None = None
 
     def draw(self, random: np.random.Generator) -> Value:
         """One value at random."""
-        first, last = self.values[0], self.values[-1]
+        first, last = self.bounds or (self.values[0], self.values[-1])
         if self.scale == "choice" or isinstance(first, str) or isinstance(last, str):
             return self.values[random.integers(len(self.values))]
         if self.scale == "int":
@@ -138,7 +140,8 @@ def _axis(name: str, values: str, text: str, start: int) -> Axis:
             positive = "0 < " if scale == "log" else ""
             raise _error(f"expected {scale}(low,high,count), {positive}low <= high, count >= 1", text, place, stripped)
         spaced = np.geomspace if scale == "log" else np.linspace
-        return Axis(name, tuple(_rounded(float(value)) for value in spaced(low, high, int(count))), scale)
+        values_between = tuple(_rounded(float(value)) for value in spaced(low, high, int(count)))
+        return Axis(name, values_between, scale, (low, high))
     if values.count("(") != values.count(")"):
         raise _error("expected parentheses in pairs", text, place, stripped)
     parts = list(split_outside_parentheses(values, ","))
@@ -210,8 +213,8 @@ def sweep(
 
     Raises:
         SpaceError: a text that is no space.
-        ValueError: an unknown method; a name that the function, or for `static` the space, does not have; a traced
-            name that decides a shape or a branch.
+        ValueError: an unknown method; no setting; a name that the function, or for `static` the space, does not have; a
+            traced name that decides a shape or a branch; results that differ in shape from setting to setting.
 
     >>> found = sweep(lambda x, power: x**power, "x=1..3;power=2,3", static=["power"])
     >>> found.results.tolist()
@@ -220,15 +223,20 @@ def sweep(
     if isinstance(space, str):
         space = Space.parse(space)
     settings = space.grid() if isinstance(space, Space) else [dict(setting) for setting in space]
+    if not settings:
+        raise ValueError("space: expected at least one setting, found none")
     static = (static,) if isinstance(static, str) else static
     _check_names(function, settings, static)
+    if method not in ("auto", "devices"):
+        _check_method(method)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, setting in enumerate(settings):
-        fixed = tuple((n, v) for n, v in setting.items() if n in static or isinstance(v, str))
-        groups.setdefault(fixed, []).append(number)
+        fixed = {n: v for n, v in setting.items() if n in static or isinstance(v, str)}
+        # What some settings leave to the function's default, others may name.
+        traced = tuple(sorted(setting.keys() - fixed))
+        groups.setdefault((tuple(fixed.items()), traced), []).append(number)
     order, parts = [], []
-    for fixed, members in groups.items():
-        traced = [name for name in settings[members[0]] if name not in dict(fixed)]
+    for (fixed, traced), members in groups.items():
         arguments = {name: _stacked(name, [settings[number][name] for number in members]) for name in traced}
         try:
             parts.append(
@@ -245,10 +253,18 @@ def sweep(
             ) from error
         order += members
     places = np.argsort(order)
+    forms = {str(jax.tree.map(lambda leaf: leaf.shape[1:], part)) for part in parts}
+    if len(forms) > 1:
+        raise ValueError(f"function: expected results of one form for all settings, found {', '.join(sorted(forms))}")
     return SweepResult(settings, jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts))
 
 
 _UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
+
+
+def _check_method(method: str | int) -> None:
+    if method not in ("vmap", "map") and not (isinstance(method, int) and method >= 1):
+        raise ValueError(f"method: expected auto, vmap, map, devices or a positive number, found {method!r}")
 
 
 def _check_names(function: Callable[..., Any], settings: list[dict[str, Value]], static: Sequence[str]) -> None:
@@ -323,13 +339,12 @@ def over_runs(function: Callable[..., Any], method: str | int) -> Callable[..., 
     Raises:
         ValueError: an unknown method.
     """
+    _check_method(method)
     if method == "vmap":
         return jax.vmap(function)
     if method == "map" or method == 1:
         return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments)
-    if isinstance(method, int) and method > 1:
-        return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments, batch_size=method)
-    raise ValueError(f"method: expected auto, vmap, map, devices or a positive number, found {method!r}")
+    return lambda *arguments: jax.lax.map(lambda one: function(*one), arguments, batch_size=int(method))
 
 
 def _over_devices(function: Callable[[Any], Any], arguments: Any, count: int) -> Any:

@@ -23,6 +23,15 @@ def test_the_grid_is_every_combination_the_last_name_fastest():
     assert grid == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}]
 
 
+def test_an_interval_of_one_value_in_the_grid_is_drawn_from_as_a_whole():
+    space = Space.parse("rate=log(1e-4,1,1);share=lin(0,2,1)")
+    assert space.grid() == [{"rate": 1e-4, "share": 0.0}]
+    drawn = space.sample(200)
+    assert min(setting["rate"] for setting in drawn) < 1e-3
+    assert max(setting["rate"] for setting in drawn) > 0.1
+    assert np.ptp([setting["share"] for setting in drawn]) > 1.5
+
+
 def test_random_settings_fill_the_intervals():
     space = Space.parse("rate=log(1e-4,1,2);width=3..5;share=lin(0,2,2);cell=lstm,gru")
     drawn = space.sample(2000)
@@ -151,7 +160,23 @@ def test_settings_that_differ_in_texts_alone():
     assert found.results.tolist() == [1, 2, 3]
 
 
+def test_settings_may_leave_a_name_to_its_default():
+    def total(x=0, y=100):
+        return jnp.asarray(x + y)
+
+    assert sweep(total, [{"x": 1}, {"x": 1, "y": 2}, {"y": 3}, {"x": 4}]).results.tolist() == [101, 3, 3, 104]
+
+
+def test_settings_that_give_nothing_to_put_together():
+    with pytest.raises(ValueError, match="space: expected at least one setting, found none"):
+        sweep(lambda x: x, [])
+    with pytest.raises(ValueError, match=r"function: expected results of one form .* found \(2,\), \(3,\)"):
+        sweep(lambda n: jnp.zeros(n), "n=2,3", static=["n"])
+
+
 def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match=r"method: expected auto, .* found 'fast'"):
+        sweep(lambda kind: jnp.asarray(len(kind)), "kind=a,bb", method="fast")
     with pytest.raises(
         ValueError, match="method: expected auto, vmap, map, devices or a positive number, found 'fast'"
     ):
