@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from rnn_jax.cells.base import Cell, CellFunction, from_function
 from rnn_jax.recurrence.associative import associative_loop
+from rnn_jax.recurrence.checks import alike, check_form, check_leading, describe
 from rnn_jax.recurrence.deferred import deferred_loop, over_time
 from rnn_jax.recurrence.loop import Steps, plain_loop, select, zeros_like
 from rnn_jax.typing import Carry, Inputs, Params
@@ -44,7 +45,8 @@ def unroll(
             takes one. Its first leaf says what T and the batch axes are.
         carry: the carry before the first step; None for the cell's initial carry.
         mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the
-            final carry is the state at the true end. For a bare function its axes say which are the batch.
+            final carry is the state at the true end. What is padded there may be any finite number. For a bare function
+            its axes say which are the batch.
         reset: [T, B] bool, True restores the cell's initial carry before that step (a bare function's: the carry that
             was given), even where the step is masked.
         reverse: run from the last step to the first; outputs[t] belongs to inputs[t].
@@ -52,7 +54,8 @@ def unroll(
         segment: keep only every k-th carry and recompute in between when gradients are taken: memory O(T/k + k) in
             place of O(T). "sqrt" takes k = ⌈√T⌉.
         gradient: "deferred" takes all weight gradients after the backward loop in one product per matrix;
-            "autodiff" leaves them to JAX, which also permits forward mode (`jax.jvp`).
+            "autodiff" leaves them to JAX, which also permits forward mode (`jax.jvp`), and a bare function that closes
+            over what is differentiated.
         method: "associative" runs a cell that declares `coefficients` in O(log T) depth.
 
     Returns:
@@ -122,7 +125,7 @@ def _unroll(
     if swap:
         inputs, mask, reset = jax.tree.map(lambda x: x.swapaxes(0, 1), (inputs, mask, reset))
     leading = jax.tree.leaves(inputs)[0].shape[: batch_ndim + 1]
-    _check_leading(inputs, mask, reset, leading)
+    check_leading(inputs, mask, reset, leading)
     length, batch_shape = leading[0], leading[1:]
 
     try:
@@ -150,20 +153,19 @@ def _unroll(
 
         steps = Steps(over_time(cell, project, batch_ndim)(inputs), mask, reset)
         if method == "associative" and steps_count > 0:
-            return associative_loop(cell, reverse, batch_ndim, params, carry, reset_carry, steps)
-        if gradient == "deferred":
-            result: Any = deferred_loop(loop_cell, reverse, batch_ndim, steps_count, params, carry, reset_carry, steps)
-            carry, outputs = result
+            result: Any = associative_loop(cell, reverse, batch_ndim, params, carry, reset_carry, steps)
+        elif gradient == "deferred":
+            result = deferred_loop(loop_cell, reverse, batch_ndim, steps_count, params, carry, reset_carry, steps)
         else:
-            carry, outputs = plain_loop(loop_cell, reverse, params, carry, reset_carry, steps, steps_count)
-        if cell.readout is None:
-            return carry, outputs
+            result = plain_loop(loop_cell, reverse, params, carry, reset_carry, steps, steps_count)
+        carry, outputs = result
 
         def readout(carry: Carry, projected: PyTree) -> PyTree:
             assert cell.readout is not None
             return cell.readout(params, carry, projected)
 
-        outputs = over_time(cell, readout, batch_ndim)(outputs, steps.projected)
+        if loop_cell is not cell:
+            outputs = over_time(cell, readout, batch_ndim)(outputs, steps.projected)
         return carry, select(mask, outputs, zeros_like(outputs))
 
     sequence = (inputs, mask, reset)
@@ -224,27 +226,11 @@ def _segmented(
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
 
 
-def _check_leading(inputs: Inputs, mask: Array | None, reset: Array | None, leading: tuple[int, ...]) -> None:
-    for leaf in jax.tree.leaves(inputs):
-        if leaf.shape[: len(leading)] != leading:
-            raise ValueError(f"inputs: every leaf must start with the axes {leading}, found shape {leaf.shape}")
-    for name, array in (("mask", mask), ("reset", reset)):
-        if array is not None and (array.shape != leading or array.dtype != jnp.bool_):
-            raise ValueError(f"{name}: expected bool {list(leading)}, found {array.dtype} {list(array.shape)}")
-
-
 def _check_carry(
     cell: Cell, params: Params, inputs: Inputs, carry: Carry, initial: Carry | None, batch_ndim: int
 ) -> None:
-    def describe(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
-
-    def alike(one: PyTree, other: PyTree) -> bool:
-        # A NamedTuple equals a tuple, and is another structure.
-        return jax.tree.structure(one) == jax.tree.structure(other) and describe(one) == describe(other)
-
-    if initial is not None and not alike(initial, carry):
-        raise ValueError(f"carry: expected {describe(initial)}, found {describe(carry)}")
+    if initial is not None:
+        check_form("carry", initial, carry)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     try:
         new_carry, _ = jax.eval_shape(cell, params, carry, first)

@@ -125,7 +125,13 @@ def test_no_steps(example):
 
 
 def test_errors_name_the_argument(example):
-    params, inputs, targets, _ = example
+    params, inputs, targets, carry = example
+    for wrong in (JordanCarry(carry.output[:, :2]), (carry.output,)):
+        with pytest.raises(ValueError, match=r"carry: expected JordanCarry\(.*found"):
+            teacher_forced(CELL, params, inputs, targets, wrong)
+    for name, wrong in (("mask", MASK[:, :1]), ("mask", MASK.astype(float)), ("reset", MASK[:-1])):
+        with pytest.raises(ValueError, match=rf"{name}: expected bool \[6, 3\], found"):
+            teacher_forced(CELL, params, inputs, targets, carry, **{name: wrong})
     with pytest.raises(ValueError, match=r"targets: expected the form of the carry at every step, \[\(6, 3, 4\)\]"):
         teacher_forced(CELL, params, inputs, targets[..., :2])
     cell = lstm(OUTPUTS)

@@ -361,6 +361,31 @@ def test_gradients_pass_through_a_learned_initial_carry():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), fast, plain)
 
 
+@pytest.mark.parametrize("gradient", ["deferred", "autodiff"])
+def test_a_readout_never_reads_the_zeros_of_the_padding(gradient):
+    """h / |h| has no gradient at 0, and no step computes it there."""
+    plain = elman(3)
+
+    def direction(params, carry, projected):
+        return carry.hidden / jnp.sqrt(jnp.sum(carry.hidden**2, axis=-1, keepdims=True)) @ params["readout"]
+
+    cell = plain.replace(
+        init=lambda key, size: plain.init(key, size) | {"readout": jnp.array([[1.0], [-2.0], [0.5]])},
+        update=lambda p, c, z: (new := plain.update(p, c, z)[0], direction(p, new, None)),
+        readout=direction,
+    )
+    params = cell.init(jax.random.key(0), 2)
+    inputs = jax.random.normal(jax.random.key(1), (5, 2, 2))
+    mask = jnp.array([[0, 1], [1, 0], [0, 1], [1, 1], [1, 0]], bool)
+
+    def loss(params, cell, **options):
+        return jnp.sum(unroll(cell, params, inputs, mask=mask, **options)[1] ** 2)
+
+    found = jax.grad(loss)(params, cell, gradient=gradient)
+    expected = jax.grad(loss)(params, cell.replace(readout=None), gradient="autodiff")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+
+
 def test_forward_mode_needs_the_plain_path():
     cell, inputs = elman(3), jnp.ones((4, 5, 2))
     params = cell.init(jax.random.key(0), 2)

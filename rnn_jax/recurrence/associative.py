@@ -17,7 +17,8 @@ def associative_loop(
 
         h_t = a_t ⊙ h_tm1 + b_t,   (a2, b2) ∘ (a1, b1) = (a2 a1, a2 b1 + b2)
 
-    A masked step is (1, 0); a reset step is (0, a_t c0 + b_t). Outputs come from one vectorised `step` on the carries.
+    A masked step is (1, 0); a reset step is (0, a_t c0 + b_t). Outputs come from one vectorised `step` on the carries;
+    those of masked steps mean nothing.
     """
     assert cell.coefficients is not None
 
@@ -52,7 +53,7 @@ def associative_loop(
         return cell.step(params, carry, projected)[1]
 
     outputs = over_time(cell, output, batch_ndim)(before, steps.projected)
-    return jax.tree.map(lambda h: h[last], carries), select(steps.mask, outputs, zeros_like(outputs))
+    return jax.tree.map(lambda h: h[last], carries), outputs
 
 
 def _repeat(tree: PyTree, length: int) -> PyTree:

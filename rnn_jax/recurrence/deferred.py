@@ -139,7 +139,6 @@ def _forward(
         carry = restart(step.reset, reset_carry, carry)
         preactivations = cell.recur(weights, carry, step.projected)
         new_carry, output = cell.update(weights, carry, preactivations)
-        output = select(step.mask, output, zeros_like(output))
         return select(step.mask, new_carry, carry), (output, carry, preactivations)
 
     carry, (outputs, carries, preactivations) = scan(body, carry, steps, length=length, reverse=reverse)
@@ -154,7 +153,6 @@ def _backward(
     new_carry, output = jax.eval_shape(cell.update, params, first_carry, first_preactivations)
     d_carry = _inexact_cotangents(new_carry, cotangents[0])
     d_outputs = _inexact_cotangents(output, cotangents[1])
-    d_outputs = select(steps.mask, d_outputs, zeros_like(d_outputs))
     update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
     alike = _alike(inexact(first_preactivations), batch_ndim)
 

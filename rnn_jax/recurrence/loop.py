@@ -90,14 +90,14 @@ def plain_loop(
 ) -> tuple[Carry, PyTree]:
     """The loop over time, differentiated by JAX itself: forward mode works, and it is the oracle of the fast path.
 
-    At each step: c = where(reset, reset_carry, c); z = recur(c); (new, y) = update(c, z); c = where(mask, new, c);
-    y = where(mask, y, 0). `restore` is that of `lay_out`.
+    At each step: c = where(reset, reset_carry, c); z = recur(c); (new, y) = update(c, z); c = where(mask, new, c). What
+    a masked step puts out means nothing. `restore` is that of `lay_out`.
     """
 
     def body(carry: Carry, step: Steps) -> tuple[Carry, PyTree]:
         weights = restore(params)
         carry = restart(step.reset, reset_carry, carry)
         new_carry, output = cell.update(weights, carry, cell.recur(weights, carry, step.projected))
-        return select(step.mask, new_carry, carry), select(step.mask, output, zeros_like(output))
+        return select(step.mask, new_carry, carry), output
 
     return scan(body, carry, steps, length=length, reverse=reverse)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from rnn_jax.cells.base import Cell
+from rnn_jax.recurrence.checks import check_form, check_leading
 from rnn_jax.recurrence.deferred import over_time
 from rnn_jax.recurrence.loop import select, zeros_like
 from rnn_jax.typing import Carry, Inputs, Params
@@ -43,7 +44,8 @@ def teacher_forced(
         (carry, outputs [T, B, O]): the carry holds the last true target.
 
     Raises:
-        ValueError: the carry is not of the form of the targets.
+        ValueError: the carry or the targets are not of the form of the cell's carry; inputs, mask or reset of other
+            axes.
 
     Source: Williams & Zipser 1989.
     """
@@ -63,7 +65,10 @@ def _teacher_forced(
     first = jax.tree.leaves(inputs)[0]
     batch_ndim = first.ndim - 1 - cell.feature_ndim
     leading = first.shape[: batch_ndim + 1]
+    check_leading(inputs, mask, reset, leading)
     initial = cell.initial_carry(params, leading[1:])
+    if carry is not None:
+        check_form("carry", initial, carry)
     structure = jax.tree.structure(initial)
     shapes = [(*leading, *leaf.shape[batch_ndim:]) for leaf in jax.tree.leaves(initial)]
     given: list[Any] = jax.tree.leaves(targets)
