@@ -50,6 +50,8 @@ def path_score(
     reached = jnp.where(before < 0, transitions.first[labels], transitions.between[label_before, labels])
     emitted = jnp.take_along_axis(emissions, labels[..., None], axis=-1)[..., 0]
     score = jnp.where(mask, emitted + reached, 0).sum(axis=0)
+    if emissions.shape[0] == 0:
+        return score
     label_at_end = jnp.take_along_axis(labels, jnp.maximum(latest[-1:], 0), axis=0)[0]
     return score + jnp.where(latest[-1] < 0, 0, transitions.last[label_at_end])
 

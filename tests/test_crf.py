@@ -130,3 +130,10 @@ def test_large_scores_in_single_precision_do_not_overflow():
     assert total == pytest.approx(float(score.sum()), rel=1e-4)
     assert jnp.isfinite(gradient).all()
     assert not ((labels[:-1] == 0) & (labels[1:] == 1)).any()
+
+
+def test_sequences_without_a_step():
+    transitions = crf.Transitions(jnp.ones((K, K)), jnp.ones(K), jnp.ones(K))
+    emissions, labels = jnp.zeros((0, B, K)), jnp.zeros((0, B), jnp.int32)
+    assert not crf.path_score(emissions, labels, transitions).any()
+    assert crf.negative_log_likelihood(emissions, labels, transitions) == (0, 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from rnn_jax.cells.base import Cell
+from rnn_jax.layers.dropout import time_axis
 from rnn_jax.layers.recurrent import Recurrent
 from rnn_jax.typing import Carry, Dtype, Inputs
 
@@ -99,14 +100,14 @@ class Bidirectional(nn.Module):
         forward = self._layer(self.forward, "forward_layer", False)
         backward = self._layer(self.forward if self.backward is None else self.backward, "backward_layer", True)
         forward_carry, backward_carry = (None, None) if carry is None else carry
-        axis = 0 if backward.time_major else 1
         # A layer of one's own need not know of tables.
         rows = {} if table is None else {"table": table}
         forward_carry, forward_outputs = forward(
             inputs, forward_carry, mask=mask, reset=reset, deterministic=deterministic, **rows
         )
+        ends = _ends(reset, backward.time_major)
         backward_carry, backward_outputs = backward(
-            inputs, backward_carry, mask=mask, reset=_ends(reset, axis), deterministic=deterministic, **rows
+            inputs, backward_carry, mask=mask, reset=ends, deterministic=deterministic, **rows
         )
         return (forward_carry, backward_carry), merge_directions(self.merge, forward_outputs, backward_outputs)
 
@@ -118,11 +119,12 @@ class Bidirectional(nn.Module):
         return direction.copy(name=name, reverse=reverse)
 
 
-def _ends(reset: ArrayLike | None, axis: int) -> Array | None:
+def _ends(reset: ArrayLike | None, time_major: bool) -> Array | None:
     """Where texts end, given where they begin: a step is the last of its text if the next begins one."""
     if reset is None:
         return None
     reset = jnp.asarray(reset)
+    axis = time_axis(reset, time_major, feature_ndim=0)
     length = reset.shape[axis]
     moved = jax.lax.slice_in_dim(reset, min(1, length), length, axis=axis)
     last = jnp.zeros_like(jax.lax.slice_in_dim(reset, 0, min(1, length), axis=axis))

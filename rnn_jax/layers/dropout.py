@@ -35,6 +35,11 @@ class TracedRate(float):
         return other >= 1
 
 
+def time_axis(sequence: Array, time_major: bool, feature_ndim: int = 1) -> int:
+    """Which axis is time: the first, but the second of sequences [B, T, D] that are not time-major; [T, D] have one."""
+    return 0 if time_major or sequence.ndim == 1 + feature_ndim else 1
+
+
 class VariationalDropout(nn.Module):
     """Dropout whose mask is drawn once a sequence and used at every step.
 
@@ -56,7 +61,7 @@ class VariationalDropout(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "*TB D"], deterministic: bool) -> Float[Array, "*TB D"]:
         """Drop features of `[T, B, D]`; with `deterministic` nothing happens."""
-        axis = 0 if self.time_major else 1
+        axis = time_axis(inputs, self.time_major)
         return nn.Dropout(self.rate, broadcast_dims=(axis,))(inputs, deterministic=deterministic)
 
 

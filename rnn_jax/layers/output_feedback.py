@@ -74,7 +74,9 @@ class OutputFeedback(nn.Module):
         Returns:
             (carry, logits [T, B, V]); logits[t] belongs to targets[t].
         """
-        start = jnp.full(targets.shape[1:], self.vocabulary_size, targets.dtype)
+        # V itself, too, has to find room.
+        targets = targets.astype(jnp.int32)
+        start = jnp.full(targets.shape[1:], self.vocabulary_size, jnp.int32)
         token, layers = (start, None) if carry is None else (carry.token, carry.layers)
         token, previous = delayed(targets, token, mask=mask, reset=reset, reset_carry=start)
         layers, outputs = self.stack(  # pyright: ignore[reportCallIssue]

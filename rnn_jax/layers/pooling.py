@@ -60,11 +60,14 @@ class Pooling(nn.Module):
         if self.kind == "mean":
             return outputs.sum(0) / jnp.maximum(where.sum(0, dtype=outputs.dtype), 1)
         if self.kind == "max":
-            highest = jnp.where(where, outputs, jnp.finfo(outputs.dtype).min).max(0)
+            lowest = jnp.finfo(outputs.dtype).min
+            highest = jnp.where(where, outputs, lowest).max(0, initial=lowest)
             return jnp.where(where.any(0), highest, 0)
         return (self._attention(outputs, mask)[..., None] * outputs).sum(0)
 
     def _last(self, outputs: Array, mask: Array) -> Array:
+        if outputs.shape[0] == 0:
+            return outputs.sum(0)
         last = outputs.shape[0] - 1 - jnp.argmax(mask[::-1], axis=0)
         if not self.bidirectional:
             return _at(outputs, last)
@@ -78,8 +81,10 @@ class Pooling(nn.Module):
         to_hidden = nn.Dense(self.attention_size or outputs.shape[-1], name="hidden")
         to_score = nn.Dense(1, use_bias=False, name="score")
         scores = over_rows(lambda rows: to_score(jnp.tanh(to_hidden(rows))), outputs)[..., 0]
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-        weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(0))), 0)
+        lowest = jnp.finfo(scores.dtype).min
+        scores = jnp.where(mask, scores, lowest)
+        highest = jax.lax.stop_gradient(scores.max(0, initial=lowest))
+        weights = jnp.where(mask, jnp.exp(scores - highest), 0)
         total = weights.sum(0)
         return weights / jnp.where(total > 0, total, 1)
 

@@ -8,6 +8,7 @@ from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.cells.learned_carry import learned_carry
 from rnn_jax.cells.lookup import lookup
 from rnn_jax.cells.zoneout import Rates, draw_zoneout, zoneout
+from rnn_jax.layers.dropout import time_axis
 from rnn_jax.layers.weight_drop import WeightDrop
 from rnn_jax.recurrence.teacher_forcing import teacher_forced
 from rnn_jax.typing import Carry, Dtype, Inputs, Params
@@ -87,7 +88,7 @@ class Recurrent(nn.Module):
         if self.dtype is not None:
             params = cast_weights(params, self.dtype)
         if self.weight_drop:
-            params = WeightDrop(self.cell, self.weight_drop)(params, vectors, deterministic)
+            params = WeightDrop(self.cell, self.weight_drop)(params, self._one_step(inputs, table), deterministic)
         if table is not None:
             params = {"cell": params, "table": table}
         if self.zoneout:
@@ -109,3 +110,15 @@ class Recurrent(nn.Module):
             time_major=self.time_major,
             segment=self.segment,
         )
+
+    def _one_step(self, inputs: Inputs, table: Array | None) -> Inputs:
+        """Shapes and dtypes of what the cell reads at one step."""
+        rank = self.cell.feature_ndim if table is None else 0
+        vector = () if table is None else table.shape[-1:]
+        axis = time_axis(jax.tree.leaves(inputs)[0], self.time_major, rank)
+
+        def without_time(x: Array) -> jax.ShapeDtypeStruct:
+            shape = (*x.shape[:axis], *x.shape[axis + 1 :], *vector)
+            return jax.ShapeDtypeStruct(shape, x.dtype if table is None else table.dtype)
+
+        return jax.tree.map(without_time, inputs)

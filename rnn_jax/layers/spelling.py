@@ -54,4 +54,4 @@ class Spelling(nn.Module):
         flat = jnp.concatenate(window, axis=-1).reshape(-1, len(window) * self.embedding_size)
         found = nn.relu(nn.Dense(self.filters, dtype=self.dtype)(flat)).reshape(*characters.shape, self.filters)
         # relu is never below 0, so 0 is no value of its own.
-        return jnp.where(written[..., None], found, 0).max(axis=-2)
+        return jnp.where(written[..., None], found, 0).max(axis=-2, initial=0)

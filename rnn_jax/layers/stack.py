@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike
 from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.cells.zoneout import Rates
 from rnn_jax.layers.bidirectional import MERGES, Bidirectional
+from rnn_jax.layers.dropout import time_axis
 from rnn_jax.layers.recurrent import Recurrent, cell_as_run
 from rnn_jax.recurrence.loop import select, zeros_like
 from rnn_jax.typing import Carry, Dtype, Inputs, Params, Projected
@@ -91,7 +92,7 @@ class Stack(nn.Module):
             below, shown = outputs, inputs
             if index > 0:
                 # One mask for all steps where it is broadcast along time.
-                shared = (0 if self.time_major else 1,) if self.variational else ()
+                shared = (time_axis(outputs, self.time_major),) if self.variational else ()
                 shown = nn.Dropout(self.dropout, broadcast_dims=shared)(outputs, deterministic=deterministic)
             if self.skip and index > 0:
                 shown = jnp.concatenate([shown, vectors.astype(shown.dtype)], axis=-1)

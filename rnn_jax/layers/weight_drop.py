@@ -35,7 +35,7 @@ class WeightDrop(nn.Module):
 
         Args:
             params: of the cell.
-            inputs: what the cell is to read; only its shapes matter.
+            inputs: [B, D], what the cell is to read at one step; only shapes matter.
             deterministic: True changes nothing.
         """
         if deterministic:
@@ -53,19 +53,22 @@ def recurrent_matrices(cell: Cell, params: Params, inputs: Inputs) -> PyTree:
     Args:
         cell: any cell. One made by `from_function` projects nothing, so all its matrices count.
         params: its parameters.
-        inputs: [..., D], one step or many; only shapes matter.
+        inputs: [B, D], one step of the cell; only shapes matter.
 
     Returns:
         A tree of bool like `params`.
     """
-    one_step = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[x.ndim - cell.feature_ndim :], x.dtype), inputs)
-    carry, projected = jax.eval_shape(lambda p, x: (cell.initial_carry(p, ()), cell.project(p, x)), params, one_step)
+    first = jax.tree.leaves(inputs)[0]
+    batch_shape = first.shape[: first.ndim - cell.feature_ndim]
+    carry, projected = jax.eval_shape(
+        lambda p, x: (cell.initial_carry(p, batch_shape), cell.project(p, x)), params, inputs
+    )
 
     def step(params: Params, carry: Carry, projected: Projected) -> tuple[Carry, Any]:
         return cell.update(params, carry, cell.recur(params, carry, projected))
 
     read_by_step = _reads(step, params, carry, projected)
-    read_by_project = _reads(cell.project, params, one_step)
+    read_by_project = _reads(cell.project, params, inputs)
     flags = [
         leaf.ndim > 1 and in_step and not in_project
         for leaf, in_step, in_project in zip(jax.tree.leaves(params), read_by_step, read_by_project, strict=True)

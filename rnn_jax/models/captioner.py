@@ -49,11 +49,11 @@ class ImageEncoder(nn.Module):
         batch, height, width, _ = outputs.shape
         y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
         place = jnp.broadcast_to(jnp.stack([x, y], axis=-1), (batch, height, width, 2)).astype(self.dtype)
-        grid = jnp.concatenate([outputs, place], axis=-1).reshape(batch, height * width, -1)
+        grid = jnp.concatenate([outputs, place], axis=-1).reshape(batch, height * width, outputs.shape[-1] + 2)
         hidden = nn.relu(dense(64)(grid))
         attention = nn.softmax(nn.Dense(self.heads, dtype=self.dtype)(hidden).astype(jnp.float32), axis=1)
-        seen = jnp.einsum("bpk,bpf->bkf", attention.astype(self.dtype), grid).reshape(batch, -1)
-        return nn.relu(dense(self.features)(seen))
+        seen = jnp.einsum("bpk,bpf->bkf", attention.astype(self.dtype), grid)
+        return nn.relu(dense(self.features)(seen.reshape(batch, self.heads * grid.shape[-1])))
 
 
 class Captioner(nn.Module):

@@ -96,12 +96,17 @@ def free_run(
     Args:
         model, variables: a forecaster and its parameters.
         series: [T, B, D], standardised, T >= 1.
-        horizon: N.
+        horizon: N >= 1.
         carry: from a call before, when the series goes on.
 
     Returns:
         (carry, forecasts [N, B, D], standardised); the carry has read all but the last forecast.
+
+    Raises:
+        ValueError: a horizon below 1.
     """
+    if horizon < 1:
+        raise ValueError(f"horizon: expected at least 1, found {horizon}")
 
     def step(state: tuple[Carry, Array], _: None) -> tuple[tuple[Carry, Array], Array]:
         carry, row = state

@@ -85,6 +85,17 @@ def test_a_batch_major_layer_is_the_same_turned_around():
     np.testing.assert_allclose(outputs.swapaxes(0, 1), expected, rtol=1e-6)
 
 
+def test_one_sequence_has_no_batch_to_be_major():
+    reset = jnp.zeros(5, bool).at[2].set(True)
+    layer, turned = (Stack([ELMAN, ELMAN], bidirectional=True, time_major=major) for major in (True, False))
+    variables = draw_variables(layer, INPUTS[:, 0])
+    (carry, outputs), (turned_carry, found) = (
+        each.apply(variables, INPUTS[:, 0], reset=reset) for each in (layer, turned)
+    )
+    np.testing.assert_array_equal(found, outputs)
+    jax.tree.map(np.testing.assert_array_equal, turned_carry, carry)
+
+
 def test_packed_texts_do_not_see_each_other():
     layer = Bidirectional(ELMAN)
     variables = draw_variables(layer, INPUTS)

@@ -24,6 +24,13 @@ def test_variational_dropout_keeps_its_mask_over_time(time_major):
     np.testing.assert_array_equal(layer.apply({}, inputs, deterministic=True), inputs)
 
 
+@pytest.mark.parametrize("time_major", [True, False])
+def test_one_sequence_has_one_mask_too(time_major):
+    outputs = VariationalDropout(0.5, time_major).apply({}, jnp.ones((6, 40)), deterministic=False, rngs=NOISE)
+    assert (outputs == outputs[0]).all()
+    assert not (outputs == outputs[:, :1]).all()
+
+
 def test_word_dropout_puts_the_unknown_word_in_place_of_some():
     tokens = jnp.arange(2, 1002).reshape(100, 10)
     layer = WordDropout(0.2, unknown=1)

@@ -92,3 +92,12 @@ def test_padding_counts_nothing():
     found = LAYER.apply(VARIABLES, X, targets, mask=mask, method="log_prob")
     expected = LAYER.apply(VARIABLES, X[:2], targets[:2], method="log_prob")
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_symbols_of_small_integers_leave_room_for_the_start():
+    layer = OutputFeedback(Stack([rnn_jax.elman(5)]), 128, embedding_size=2)
+    targets = jnp.asarray([[127], [0], [1]])
+    variables = draw_variables(layer, X, targets, scale=1.0)
+    expected = layer.apply(variables, X, targets, method="log_prob")
+    found = layer.apply(variables, X, targets.astype(jnp.int8), method="log_prob")
+    np.testing.assert_array_equal(found, expected)

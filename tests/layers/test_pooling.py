@@ -74,3 +74,11 @@ def test_errors_name_the_argument():
         Pooling("first").apply({}, OUTPUTS)
     with pytest.raises(ValueError, match="bidirectional: expected two halves of one width, found 3 features"):
         Pooling("last", bidirectional=True).apply({}, OUTPUTS[..., :3])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", ORACLES)
+def test_no_step_at_all_is_zeros(kind, bidirectional):
+    head = Pooling(kind, bidirectional)
+    variables = head.init(jax.random.key(0), OUTPUTS[:0])
+    assert head.apply(variables, OUTPUTS[:0]).tolist() == np.zeros((5, 4)).tolist()

@@ -35,3 +35,8 @@ def test_room_behind_a_word_changes_nothing_and_gets_no_gradient():
     np.testing.assert_allclose(layer.apply(variables, wider), layer.apply(variables, WORDS), atol=1e-7)
     gradient = jax.grad(lambda variables: layer.apply(variables, wider).sum())(variables)
     assert not gradient["params"]["Embed_0"]["embedding"][0].any()
+
+
+def test_words_with_no_room_for_a_character():
+    layer, variables = build()
+    assert layer.apply(variables, WORDS[..., :0]).tolist() == np.zeros((2, 2, 6)).tolist()

@@ -120,6 +120,21 @@ def test_variational_dropout_draws_one_mask_a_sequence():
     assert set(np.unique(once)) == {0.0, 2.0}
 
 
+@pytest.mark.parametrize("time_major", [True, False])
+def test_weight_drop_of_a_cell_that_knows_its_batch(time_major):
+    cell = rnn_jax.elman(4)
+    rigid = cell.replace(
+        recur=lambda p, c, z: (z[0] + jnp.einsum("bh,hk->bk", c.hidden, p["recurrent"]),), rank_polymorphic=False
+    )
+    inputs = INPUTS if time_major else INPUTS.swapaxes(0, 1)
+    outputs = []
+    for each in (cell, rigid):
+        layer = Recurrent(each, weight_drop=0.5, time_major=time_major)
+        variables = draw_variables(Recurrent(cell), INPUTS)
+        outputs.append(layer.apply(variables, inputs, deterministic=False, rngs=NOISE)[1])
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
+
+
 def test_weight_drop_thins_the_recurrent_matrix_and_nothing_else():
     cell = rnn_jax.lstm(8)
     layer = Recurrent(cell, weight_drop=0.5)

@@ -90,3 +90,8 @@ def test_images_of_another_shape_are_named(built):
     model, variables = built
     with pytest.raises(ValueError, match=r"images: expected \[B, 8, 6, 3\], found \(4, 6, 8, 3\)"):
         model.apply(variables, IMAGES.swapaxes(1, 2), TOKENS)
+
+
+def test_no_images_have_no_captions(built):
+    model, variables = built
+    assert describe(model, variables, IMAGES[:0]).shape == (6, 0)

@@ -46,3 +46,9 @@ def test_one_row_ahead_is_the_last_forecast_of_the_call(trained):
     np.testing.assert_allclose(
         free_run(model, variables, SERIES, 1)[1][0], model.apply(variables, SERIES)[1][-1], atol=1e-6
     )
+
+
+def test_a_horizon_of_nothing_is_named(trained):
+    model, variables = trained
+    with pytest.raises(ValueError, match="horizon: expected at least 1, found 0"):
+        free_run(model, variables, SERIES, 0)
