@@ -25,7 +25,7 @@ def ours(cell: str, length: int) -> Callable[[], Any]:
 
     model = language_model.LanguageModel(VOCABULARY, cell, HIDDEN)
     prompt = jnp.zeros((1, 1), jnp.int32)
-    variables = model.init(jax.random.key(0), prompt)
+    variables: Any = model.init(jax.random.key(0), prompt)
 
     def run() -> Any:
         _, tokens = language_model.continue_text(model, variables, prompt, length, jax.random.key(1), temperature=0.8)
