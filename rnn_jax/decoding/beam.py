@@ -135,12 +135,12 @@ def beam_search(
         )
 
     def may_improve(beams: _Beams) -> Array:
-        # An equal one, too: ties go to the first, which may be the one still growing.
         growing = ~beams.finished & (beams.log_probs > -jnp.inf)
         # A log-probability only falls, and no penalty is milder than that of the greatest length.
         within_reach = beams.log_probs / normalisation(jnp.asarray(length))
         bound = jnp.where(growing, within_reach, -jnp.inf).max(axis=0)
         ended = jnp.sort(jnp.where(beams.finished, beams.scores, -jnp.inf), axis=0, descending=True)
+        # An equal one comes in, too: ties go to the first, which may be the one still growing.
         return (growing.any(axis=0) & (ended[n_best - 1] <= bound)).any() & (beams.step < length)
 
     def spread(leaf: Array) -> Array:
