@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rnn_jax import decoding
@@ -97,7 +98,7 @@ class Drawer(nn.Module):
 def draw(
     model: Drawer,
     variables: Params,
-    labels: Int[Array, "B"],
+    labels: Int[Array | np.ndarray, "B"],
     key: Key,
     temperature: float | Float[Array, ""] = 1.0,
 ) -> Int[Array, "B rows columns"]:

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax import decoding, losses
@@ -243,7 +244,7 @@ def decode_step(model: LanguageModel, variables: Params) -> DecodeStep:
 def continue_text(
     model: LanguageModel,
     variables: Params,
-    prompt: Int[Array, "T B"],
+    prompt: Int[Array | np.ndarray, "T B"],
     length: int,
     key: Key,
     *,

@@ -62,4 +62,4 @@ def test_draws_follow_the_probability_of_each_image():
 def test_a_temperature_that_nothing_can_be_drawn_by_is_named():
     model, variables, _ = build()
     with pytest.raises(ValueError, match="temperature: expected a number above 0"):
-        draw(model, variables, LABELS, jax.random.key(0), 0.0)
+        draw(model, variables, np.asarray(LABELS), jax.random.key(0), 0.0)

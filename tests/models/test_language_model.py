@@ -119,7 +119,7 @@ def test_probabilities_of_all_texts_of_a_length_sum_to_one():
 
 def test_a_continued_text_goes_on_from_its_carry():
     model, variables = build("tied")
-    prompt = TOKENS[:2]
+    prompt = np.asarray(TOKENS[:2])
     carry, tokens = continue_text(model, variables, prompt, 5, jax.random.key(0), temperature=1.0)
     assert tokens.shape == (5, 3)
     read = jnp.concatenate([prompt, tokens])
