@@ -216,7 +216,9 @@ def encode_prompt(prompt: str, vocabulary: "Vocabulary") -> Any:
     import numpy as np
 
     start = prompt or ("\n" if vocabulary.level == "word" or "\n" in vocabulary.symbols else vocabulary.symbols[0])
-    return np.asarray(vocabulary.encode(start, argument="prompt"))[:, None]
+    ids = vocabulary.encode(start, argument="prompt")
+    # Blanks are no words.
+    return np.asarray(ids if len(ids) else vocabulary.encode("\n", argument="prompt"))[:, None]
 
 
 def sampler(config: CharLM, model: "LanguageModel", params: Any, length: int | None = None) -> Callable[..., Any]:
@@ -273,7 +275,10 @@ def score(config: CharLM, run: "Run") -> None:
     texts: Iterator[str] = (
         (line for line in stdin_lines("score") if line.strip()) if path == "-" else iter([read_text(path, "score")])
     )
+    # A text that knows no lines has no line break at its end.
+    unbroken = config.level == "char" and "\n" not in loaded.vocabulary.symbols
     for text in texts:
+        text = text.removesuffix("\n") if unbroken else text
         ids = loaded.vocabulary.encode(text, argument="score")
         if len(ids) < 2:
             raise FlagError(f"--score: expected at least 2 {config.level}s, found {len(ids)}")

@@ -99,14 +99,16 @@ def load_corpus(config: Any) -> Corpus:
         train, dev, test = _read(config, "train"), _read(config, "dev"), _read(config, "test")
         name = str(config.train or config.train_source)
     # `task_of` has seen to it that there are pairs to train on.
-    assert train is not None
     skipped = sum(pairs.skipped for pairs in (train, dev, test) if pairs is not None)
+    # Before any is held out: what differs by its case alone is the same sentence.
+    train, dev, test = (None if pairs is None else _cased(config, pairs) for pairs in (train, dev, test))
+    assert train is not None
     if dev is None or test is None:
         train, cut_dev, cut_test = hold_out(train, config.held_out, validation=dev is None, testing=test is None)
         dev, test = dev or cut_dev, test or cut_test
     assert dev is not None
     assert test is not None
-    return Corpus(name, _cased(config, train), _cased(config, dev), _cased(config, test), skipped)
+    return Corpus(name, train, dev, test, skipped)
 
 
 def _read(config: Any, part: str) -> "Pairs | None":

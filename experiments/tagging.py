@@ -399,7 +399,10 @@ def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     if all(SPAN.fullmatch(label) for label in set(chain(*truth, *predicted))):
         # Any: its annotations know neither tuples nor the number that zero_division takes.
         metrics: Any = importlib.import_module("seqeval.metrics")
-        found["f1"] = float(metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0))
+        nothing = {label for labels in (*truth, *predicted) for label in labels} <= {"O"}
+        # None to find, and none found, is right.
+        f1 = 1.0 if nothing else metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0)
+        found["f1"] = float(f1)
     return found | {"error": 1 - list(found.values())[-1]}
 
 
@@ -407,6 +410,8 @@ def report(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     """Precision, recall and F1 of each kind of span, as a table."""
     metrics: Any = importlib.import_module("seqeval.metrics")
     truth = span_labels(one.labels for one in sequences)
+    if set(chain(*truth, *predicted)) <= {"O"}:
+        return "no spans, and none found"
     return metrics.classification_report(truth, span_labels(predicted), digits=4, zero_division=0)
 
 

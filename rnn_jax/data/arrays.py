@@ -35,7 +35,14 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str], argument: str) 
                             f"{argument}: expected the arrays {' and '.join(names)} in {name!r}, found "
                             f"{', '.join(archive.files) or 'none'}"
                         )
-                return {wanted: archive[wanted] for wanted in names}
+                arrays = {wanted: archive[wanted] for wanted in names}
+                for wanted, array in arrays.items():
+                    # What is no .npy in an archive is handed over as bytes.
+                    if not isinstance(array, np.ndarray):
+                        raise DataError(
+                            f"{argument}: expected {wanted}.npy in {name!r}, found {wanted} of another kind"
+                        )
+                return arrays
     except DataError:
         raise
     except FileNotFoundError:

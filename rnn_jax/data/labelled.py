@@ -173,6 +173,8 @@ def _read_csv(
     # Between tabs a quotation mark is one of the text's own.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    # A text may be a book.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     line = 1
     try:
         header = next(reader)

@@ -14,7 +14,8 @@ SYMBOLS = 50
 def addition(count: int, digits: int = 3, seed: int = 0) -> tuple[Pairs, Pairs, Pairs]:
     """Sums of two numbers: "12+345" to "357".
 
-    Each number of digits from 1 to `digits` is equally likely, for either number; all pairs of numbers are different.
+    Either number has 1 to `digits` digits, each as likely as far as there are pairs: all are different, and of short
+    numbers there are few.
 
     Args:
         count: the number of pairs, held-out ones included; fewer where there are no more.

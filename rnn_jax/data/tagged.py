@@ -91,7 +91,7 @@ class TagEncoder:
             spelled: whether words are read character by character too.
 
         Raises:
-            DataError: no sequences, or only one label.
+            DataError: no sequences, only one label, or a label with blanks.
         """
         if not sequences:
             raise DataError("train: expected at least one sequence, found none")
@@ -99,13 +99,19 @@ class TagEncoder:
         if len(labels) < 2:
             where = f" in {sequences[0].origin!r}" if sequences[0].origin else ""
             raise DataError(f"train: expected at least two labels, found only {', '.join(labels) or 'none'}{where}")
+        for label in labels:
+            if label.split() != [label]:
+                raise DataError(f"train: expected labels without blanks, found {label!r}")
         vocabularies = {LABELS: _vocabulary(labels)}
         counts = Counter(token for sequence in sequences for token in sequence.tokens)
         if level == "char":
-            vocabularies[TOKENS] = Vocabulary((UNKNOWN_CHARACTER, *sorted(counts)), "char", UNKNOWN_CHARACTER)
+            vocabularies[TOKENS] = Vocabulary(
+                (UNKNOWN_CHARACTER, *sorted(counts.keys() - {UNKNOWN_CHARACTER})), "char", UNKNOWN_CHARACTER
+            )
             return cls(vocabularies)
         if spelled:
             used = Counter(character for word, count in counts.items() for character in word * min(count, 2))
+            del used[UNKNOWN_CHARACTER]
             kept = sorted(character for character, count in used.items() if count > 1)
             vocabularies[CHARACTERS] = Vocabulary((UNKNOWN_CHARACTER, *kept), "char", UNKNOWN_CHARACTER)
         words: Counter[str] = Counter()

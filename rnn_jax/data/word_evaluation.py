@@ -120,7 +120,7 @@ def _row_of(vectors: KeyedVectors, word: str) -> int | None:
 def _lines(path: str | os.PathLike[str], argument: str) -> list[tuple[int, str]]:
     name = os.path.expanduser(os.fspath(path))
     try:
-        with open(name, encoding="utf-8") as file:
+        with open(name, encoding="utf-8-sig") as file:
             return [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]
     except OSError as error:
         raise DataError(f"{argument}: cannot read {name!r}: {error.strerror}") from None

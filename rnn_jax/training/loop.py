@@ -186,6 +186,8 @@ def fit(
                 best = values[monitor] < progress.best_values.get(monitor, math.inf)
                 progress = progress.evaluated(values, best)
                 report.evaluation(progress, values, best)
+                if reason and not progress.best_values and not math.isfinite(values[monitor]):
+                    raise NonFinite(step, values[monitor], math.nan, saved=saved_step)
                 if patience is not None and progress.evaluations_since_best >= patience:
                     reason = reason or "patience"
             if _reached(target, progress, monitor):

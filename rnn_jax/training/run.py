@@ -176,8 +176,12 @@ def open_run(
     fields: dict[str, Any] = _plain(dict(config))
     if workdir is None:
         return Run(_fresh(Path(root), experiment), experiment, fields)
-    path = Path(workdir).expanduser()
-    if not (path / "config.json").exists():
+    try:
+        path = Path(workdir).expanduser()
+        known = (path / "config.json").exists()
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"workdir: expected a folder, found {str(workdir)!r}: {error}") from None
+    if not known:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"workdir: expected a run, an empty folder or a new name, found something else: {path}")
         return Run(path, experiment, fields)
@@ -193,7 +197,10 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
     Raises:
         RunError: the folder holds no run.
     """
-    return _read(Path(workdir).expanduser() / "config.json")
+    found = _read(Path(workdir).expanduser() / "config.json")
+    if not isinstance(found, dict) or not {"experiment", "config"} <= found.keys():
+        raise RunError(f"workdir: expected a run, found another config.json in {workdir}")
+    return found
 
 
 def _merge(

@@ -29,7 +29,8 @@ class StopRule:
         """The number of steps after which the run ends; None: only time limits it."""
         limits = [] if self.steps is None else [self.steps]
         if self.epochs is not None:
-            limits.append(math.ceil(self.epochs * steps_per_epoch))
+            # 1.1 epochs of 100 steps are 110, whatever their product is in binary.
+            limits.append(math.ceil(self.epochs * steps_per_epoch - 1e-9))
         return min(limits, default=None)
 
     def fraction(self, step: int, seconds: float | int, steps_per_epoch: int) -> float | int:
