@@ -34,6 +34,11 @@ def test_csv_with_a_header(tmp_path):
     assert found.places[1] == f"'{path}', line 5"
 
 
+def test_a_book_in_a_csv(tmp_path):
+    path = write(tmp_path / "a.csv", f"text,label\n{'word ' * 40_000},x\n")
+    assert len(read_labelled(path).texts[0]) > 131_072
+
+
 def test_named_columns(tmp_path):
     comma = write(tmp_path / "a.txt", "stars,review\n5,nice\n1,poor\n")
     tab = write(tmp_path / "a.tsv", 'stars\treview\n5\t"nice\n1\tpoor\n')

@@ -107,6 +107,20 @@ def test_an_unknown_label_is_named_with_its_line(tmp_path):
         encoder.arrays(other, "dev")
 
 
+@pytest.mark.parametrize("level", ["word", "char"])
+def test_texts_may_hold_the_character_that_stands_for_unknown_ones(level):
+    pieces = ["caf\ufffd", "caf\ufffd", "no"]
+    sentence = TaggedSequence(pieces if level == "word" else "a\ufffd\ufffd", ("X", "Y", "X"))
+    encoder = TagEncoder.from_sequences([sentence], level)
+    numbers = encoder.arrays([sentence], "train")
+    assert all(len(field) == 1 for field in numbers.values())
+
+
+def test_labels_have_no_blanks():
+    with pytest.raises(DataError, match="train: expected labels without blanks, found 'City name'"):
+        TagEncoder.from_sequences([TaggedSequence(["Paris", "is"], ("City name", "O"))], "word")
+
+
 def test_one_label_alone_cannot_be_learned(tmp_path):
     with pytest.raises(DataError, match="train: expected at least two labels, found only O in"):
         TagEncoder.from_sequences(read_columns(write(tmp_path, "a O\nb O\n")), "word")

@@ -47,6 +47,8 @@ def test_analogy_sections_and_limit(royal, tmp_path):
     sections = evaluate_analogies(royal, path)
     assert [tuple(section) for section in sections] == [("sex", 1, 2), ("rank", 1, 1)]
     assert [tuple(section) for section in evaluate_analogies(royal, path, limit=4)] == [("sex", 1, 1), ("rank", 1, 1)]
+    path.write_text("\ufeff: sex\nman king woman queen\n", encoding="utf-8")
+    assert [tuple(section) for section in evaluate_analogies(royal, path)] == [("sex", 1, 1)]
     path.write_text(": sex\nman king woman\n")
     with pytest.raises(DataError, match="line 2"):
         evaluate_analogies(royal, path)

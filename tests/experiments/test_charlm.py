@@ -110,6 +110,17 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdi
     assert read(run, "result.json") == before
 
 
+def test_a_text_without_line_breaks_is_scored_by_lines_and_files(tmp_path, stdin):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("the quick brown fox " * 100)
+    assert charlm(f"--corpus={text}", f"--workdir={run}", "--steps=2", *SMALL)[0] == 0
+    text.write_text("the fox\n")
+    stdin("the fox\n")
+    scores = [charlm(f"--workdir={run}", f"--score={path}") for path in (text, "-")]
+    assert scores[0] == scores[1]
+    assert "6 predicted" in scores[0][1]
+
+
 def test_temperature_0_is_greedy(trained):
     run, _ = trained
     draws = {charlm(f"--workdir={run}", "--sample", "--temperature=0", f"--seed={seed}")[1] for seed in (0, 1)}
@@ -132,6 +143,7 @@ def test_words_by_a_regularised_stack(corpus, tmp_path):
     code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the", "--sample_length=2")
     assert (code, len(out.split())) == (0, 3), err
     assert out.startswith("the ")
+    assert charlm(f"--workdir={run}", "--sample", "--prompt= ", "--sample_length=2")[0] == 0
     code, _, err = charlm(f"--workdir={run}", "--sample", f"--score={corpus}")
     assert (code, err) == (2, "charlm: --sample: expected one thing to do with the run, found --score too\n")
 
@@ -152,6 +164,7 @@ def test_a_test_text_is_evaluated_too(corpus, tmp_path):
         (["--cell=lstm(forget_bias=abc)"], "--cell: expected options that fit together, found 'lstm(forget_bias=abc)'"),
         (["--cell=gru(dtype=float64)"], "--cell: expected options that fit together"),
         (["--corpus=TEXT", "--test=ONE"], "test: expected at least 2"),
+        (["--corpus=TEXT", "--max_seconds=none"], "--max_seconds: expected one of --steps, --epochs, --max_seconds"),
         (["--hidden_size=0"], "--hidden_size: expected a whole number at least 1, found '0'"),
         (["--batch_size=-4"], "--batch_size: expected a whole number at least 1, found '-4'"),
         (["--corpus=/no/such/file.txt"], "/no/such/file.txt"),

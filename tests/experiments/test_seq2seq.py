@@ -15,7 +15,7 @@ import rnn_jax
 from experiments.flags import FlagError
 from experiments.runner import run_experiment
 from experiments.seq2seq import Seq2SeqConfig, main, make_loss
-from experiments.seq2seq_data import Side
+from experiments.seq2seq_data import Side, load_corpus
 from experiments.translation_scores import score
 from experiments.translator import Translation, Translator, plot_attention_of, score_file
 from rnn_jax import losses
@@ -336,3 +336,11 @@ def test_help_lists_the_flags_and_exits_with_0():
     assert code == 0
     for name in ("--train_source", "--attention", "--beam_size", "--translate_file", "--bleu_of", "--label_smoothing"):
         assert name in out
+
+
+def test_sentences_that_differ_by_case_alone_are_on_one_side_of_the_cut(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{'Qq'[i % 2]}uelle {i // 2}\t{'Zz'[i % 2]}iel {i // 2}\n" for i in range(400)))
+    corpus = load_corpus(Seq2SeqConfig(train=str(path), lowercase=True, held_out=0.1))
+    assert len(corpus.test.source) > 10
+    assert not set(corpus.train.source) & {*corpus.test.source, *corpus.valid.source}

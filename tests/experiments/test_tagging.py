@@ -13,7 +13,7 @@ from seqeval.metrics import f1_score
 
 import rnn_jax
 from experiments.runner import run_experiment
-from experiments.tagging import Tagging, hold_out, main, scores
+from experiments.tagging import Tagging, hold_out, main, report, scores
 from rnn_jax.data import PaddedBatches, TagEncoder, TaggedSequence, is_held_out, read_columns, source_code
 from rnn_jax.data.source_code import SourceFile, label_source
 
@@ -254,3 +254,10 @@ def test_the_only_sentence_with_a_label_is_not_held_out():
     others, held = hold_out(sentences, lambda one: one is not sentences[0])
     assert others == sentences[:3]
     assert held == sentences[3:]
+
+
+def test_nothing_to_find_and_nothing_found_is_right():
+    outside = [TaggedSequence(["a", "b"], ("O", "O"))]
+    assert scores(outside, [["O", "O"]]) == {"accuracy": 1.0, "f1": 1.0, "error": 0.0}
+    assert scores(outside, [["B-X", "O"]])["f1"] == 0.0
+    assert report(outside, [["O", "O"]]) == "no spans, and none found"

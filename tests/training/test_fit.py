@@ -209,6 +209,11 @@ def test_an_evaluation_that_is_not_a_number_is_never_the_best(run, tmp_path):
     assert [line["val_loss"] for line in lines(tmp_path / "run") if line["split"] == "valid"] == [None, 2.0, None]
 
 
+def test_a_run_whose_only_evaluation_is_not_a_number_has_no_result(run):
+    with pytest.raises(NonFinite, match="the loss is nan"):
+        run(evaluate=lambda params: {"val_loss": np.nan}, eval_every=None)
+
+
 def test_epochs(run):
     assert run(stop=StopRule(epochs=2.5), batches=toy.Batches(steps_per_epoch=10)).progress.step == 25
 
@@ -290,6 +295,7 @@ def test_stop_rule():
     assert rule.fraction(15, 45.0, 10) == 0.75
     assert rule.fraction(40, 70.0, 10) == 1.0
     assert StopRule(max_seconds=1.0).last_step(10) is None
+    assert [StopRule(epochs=epochs).last_step(100) for epochs in (1.1, 0.07, 2.2, 1.001, 0)] == [110, 7, 220, 101, 0]
 
 
 def test_metrics_lines_are_json(run, tmp_path):

@@ -123,6 +123,16 @@ def test_a_config_that_is_damaged(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"workdir: cannot read .*config.json"):
         open_run("toy", CONFIG, workdir=tmp_path / "run")
+    for other in ('{"model_type": "bert"}', "[1]"):
+        (tmp_path / "run" / "config.json").write_text(other)
+        with pytest.raises(RunError, match=r"workdir: expected a run, found another config.json in"):
+            open_run("toy", CONFIG, workdir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["~no such user/x", "x" * 300])
+def test_names_that_no_folder_can_have(name):
+    with pytest.raises(RunError, match="workdir: expected a folder, found"):
+        open_run("toy", CONFIG, workdir=name)
 
 
 @pytest.mark.parametrize(
