@@ -215,10 +215,12 @@ def encode_prompt(prompt: str, vocabulary: "Vocabulary") -> Any:
     """The prompt as tokens [T, 1]; a line break (or the first symbol) where there is none."""
     import numpy as np
 
-    start = prompt or ("\n" if vocabulary.level == "word" or "\n" in vocabulary.symbols else vocabulary.symbols[0])
-    ids = vocabulary.encode(start, argument="prompt")
-    # Blanks are no words.
-    return np.asarray(ids if len(ids) else vocabulary.encode("\n", argument="prompt"))[:, None]
+    ids = vocabulary.encode(prompt, argument="prompt")
+    if len(ids) == 0:
+        # Blanks are no words.
+        breaks = vocabulary.level == "word" or "\n" in vocabulary.symbols
+        ids = vocabulary.encode("\n" if breaks else vocabulary.symbols[0], argument="prompt")
+    return np.asarray(ids)[:, None]
 
 
 def sampler(config: CharLM, model: "LanguageModel", params: Any, length: int | None = None) -> Callable[..., Any]:

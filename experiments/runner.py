@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from experiments import flags, several
+from experiments.config import TrainingConfig
 
 _BAD_INPUT, _FAILED = 2, 1
-# What ends a training, of which there must be one.
-_LIMITS = ("steps", "epochs", "max_seconds")
 
 
 class _Terminated(SystemExit):
@@ -91,9 +90,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         several.join(name, parsed)
         run = several.open_run(name, lambda: _open_run(name, parsed))
         config = flags.restored(parsed.config, run.config)
-        limits = [getattr(config, limit) for limit in _LIMITS if hasattr(config, limit)]
-        if limits and limits == [None] * len(limits):
-            raise flags.FlagError(f"--max_seconds: expected one of {', '.join(f'--{x}' for x in _LIMITS)}, found none")
+        if isinstance(config, TrainingConfig) and {config.steps, config.epochs, config.max_seconds} == {None}:
+            raise flags.FlagError("--max_seconds: expected one of --steps, --epochs, --max_seconds, found none")
         if getattr(config, "sweep", None) is not None:
             for mode in sorted(parsed.modes):
                 raise flags.FlagError(f"--{mode}: expected a single run, such as {run.path}/runs/000, found a sweep")

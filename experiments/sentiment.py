@@ -361,9 +361,10 @@ def start_from(table: Any, vectors: "dict[int, np.ndarray]") -> Any:
     import numpy as np
 
     rows, found = np.array(list(vectors)), np.stack(list(vectors.values()))
-    if not found.std() > 0:
+    deviation = found.std()
+    if not deviation > 0:
         raise FlagError("--embeddings: expected vectors that differ, found the same number throughout")
-    scaled = found * (np.asarray(table).std() / found.std())
+    scaled = found * (np.asarray(table).std() / deviation)
     return table.at[:, rows].set(jnp.asarray(scaled, table.dtype))
 
 

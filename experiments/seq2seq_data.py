@@ -98,10 +98,10 @@ def load_corpus(config: Any) -> Corpus:
     else:
         train, dev, test = _read(config, "train"), _read(config, "dev"), _read(config, "test")
         name = str(config.train or config.train_source)
-    # `task_of` has seen to it that there are pairs to train on.
     skipped = sum(pairs.skipped for pairs in (train, dev, test) if pairs is not None)
     # Before any is held out: what differs by its case alone is the same sentence.
     train, dev, test = (None if pairs is None else _cased(config, pairs) for pairs in (train, dev, test))
+    # `task_of` has seen to it that there are pairs to train on.
     assert train is not None
     if dev is None or test is None:
         train, cut_dev, cut_test = hold_out(train, config.held_out, validation=dev is None, testing=test is None)

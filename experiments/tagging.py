@@ -396,13 +396,14 @@ def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[s
     truth = [list(one.labels) for one in sequences]
     pairs = list(zip(chain.from_iterable(truth), chain.from_iterable(predicted), strict=True))
     found = {"accuracy": sum(right == label for right, label in pairs) / len(pairs)}
-    if all(SPAN.fullmatch(label) for label in set(chain(*truth, *predicted))):
+    used = set(chain(*truth, *predicted))
+    if all(SPAN.fullmatch(label) for label in used):
         # Any: its annotations know neither tuples nor the number that zero_division takes.
         metrics: Any = importlib.import_module("seqeval.metrics")
-        nothing = {label for labels in (*truth, *predicted) for label in labels} <= {"O"}
-        # None to find, and none found, is right.
-        f1 = 1.0 if nothing else metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0)
-        found["f1"] = float(f1)
+        # None to find, and none found, is right, which it does not know either.
+        found["f1"] = 1.0
+        if not used <= {"O"}:
+            found["f1"] = float(metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0))
     return found | {"error": 1 - list(found.values())[-1]}
 
 

@@ -160,11 +160,12 @@ def _unroll(
             result = plain_loop(loop_cell, reverse, params, carry, reset_carry, steps, steps_count)
         carry, outputs = result
 
-        def readout(carry: Carry, projected: PyTree) -> PyTree:
-            assert cell.readout is not None
-            return cell.readout(params, carry, projected)
-
         if loop_cell is not cell:
+
+            def readout(carry: Carry, projected: PyTree) -> PyTree:
+                assert cell.readout is not None
+                return cell.readout(params, carry, projected)
+
             outputs = over_time(cell, readout, batch_ndim)(outputs, steps.projected)
         return carry, select(mask, outputs, zeros_like(outputs))
 

@@ -29,16 +29,16 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str], argument: str) 
                 raise DataError(f"{argument}: expected an .npz file, as numpy.savez writes it, at {name!r}")
             file.seek(0)
             with np.load(file) as archive:
+                arrays = {}
                 for wanted in names:
                     if wanted not in archive:
                         raise DataError(
                             f"{argument}: expected the arrays {' and '.join(names)} in {name!r}, found "
                             f"{', '.join(archive.files) or 'none'}"
                         )
-                arrays = {wanted: archive[wanted] for wanted in names}
-                for wanted, array in arrays.items():
+                    arrays[wanted] = archive[wanted]
                     # What is no .npy in an archive is handed over as bytes.
-                    if not isinstance(array, np.ndarray):
+                    if not isinstance(arrays[wanted], np.ndarray):
                         raise DataError(
                             f"{argument}: expected {wanted}.npy in {name!r}, found {wanted} of another kind"
                         )

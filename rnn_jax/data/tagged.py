@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -105,15 +105,11 @@ class TagEncoder:
         vocabularies = {LABELS: _vocabulary(labels)}
         counts = Counter(token for sequence in sequences for token in sequence.tokens)
         if level == "char":
-            vocabularies[TOKENS] = Vocabulary(
-                (UNKNOWN_CHARACTER, *sorted(counts.keys() - {UNKNOWN_CHARACTER})), "char", UNKNOWN_CHARACTER
-            )
+            vocabularies[TOKENS] = _characters(counts)
             return cls(vocabularies)
         if spelled:
             used = Counter(character for word, count in counts.items() for character in word * min(count, 2))
-            del used[UNKNOWN_CHARACTER]
-            kept = sorted(character for character, count in used.items() if count > 1)
-            vocabularies[CHARACTERS] = Vocabulary((UNKNOWN_CHARACTER, *kept), "char", UNKNOWN_CHARACTER)
+            vocabularies[CHARACTERS] = _characters(character for character, count in used.items() if count > 1)
         words: Counter[str] = Counter()
         for word, count in counts.items():
             words[normalised(word)] += count
@@ -206,6 +202,11 @@ def _speller(vocabulary: Vocabulary):
         return spelled
 
     return spell
+
+
+def _characters(known: Iterable[str]) -> Vocabulary:
+    """The characters, and before them the one for all others, which texts may hold as well."""
+    return Vocabulary((UNKNOWN_CHARACTER, *sorted({*known} - {UNKNOWN_CHARACTER})), "char", UNKNOWN_CHARACTER)
 
 
 def _vocabulary(symbols: Sequence[str], unknown: str | None = None) -> Vocabulary:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnn_jax.data.corpora import read_text
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.keyed_vectors import KeyedVectors, analogy_scores
 
@@ -118,11 +119,5 @@ def _row_of(vectors: KeyedVectors, word: str) -> int | None:
 
 
 def _lines(path: str | os.PathLike[str], argument: str) -> list[tuple[int, str]]:
-    name = os.path.expanduser(os.fspath(path))
-    try:
-        with open(name, encoding="utf-8-sig") as file:
-            return [(number, line.strip()) for number, line in enumerate(file, start=1) if line.strip()]
-    except OSError as error:
-        raise DataError(f"{argument}: cannot read {name!r}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{argument}: expected UTF-8, found other bytes in {name!r}") from None
+    lines = read_text(path, argument).split("\n")
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -80,18 +80,18 @@ def over_time(cell: Cell, function: Callable[..., PyTree], batch_ndim: int) -> C
     return lifted
 
 
-def _alike(leaves: list[Any], batch_ndim: int) -> bool:
+def _packable(leaves: list[Any], batch_ndim: int) -> bool:
     """Whether the arrays of one step have one shape, with a feature axis, and one dtype."""
     return len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1 and leaves[0].ndim > batch_ndim
 
 
-def _pack(leaves: list[Any], alike: bool) -> list[Any]:
-    """Lay arrays side by side, as one, where they are `_alike`.
+def _pack(leaves: list[Any], packable: bool) -> list[Any]:
+    """Lay arrays side by side, as one, where they are `_packable`.
 
     The product dz @ R.T needs them so, and the gradients of W and R after the loop, so one array is stored in place of
     one per gate, and never cut.
     """
-    return [jnp.concatenate(leaves, axis=-1)] if alike else leaves
+    return [jnp.concatenate(leaves, axis=-1)] if packable else leaves
 
 
 def _reads_params(update: Callable[..., Any], params: Params, carry: Carry, preactivations: PyTree) -> bool:
@@ -154,7 +154,7 @@ def _backward(
     d_carry = _inexact_cotangents(new_carry, cotangents[0])
     d_outputs = _inexact_cotangents(output, cotangents[1])
     update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
-    alike = _alike(inexact(first_preactivations), batch_ndim)
+    packable = _packable(inexact(first_preactivations), batch_ndim)
 
     stored, restore = lay_out(params, transposed_use=True)
 
@@ -179,7 +179,7 @@ def _backward(
             d_restarted = select(step.reset, d_tm1, zeros_like(d_tm1))
             d_reset = jax.tree.map(jnp.add, d_reset, d_restarted)
             d_tm1 = select(step.reset, zeros_like(d_tm1), d_tm1)
-        return (d_tm1, d_reset), (_pack(d_preactivations, alike), d_new if update_reads_params else [])
+        return (d_tm1, d_reset), (_pack(d_preactivations, packable), d_new if update_reads_params else [])
 
     xs = (carries, preactivations, steps, d_outputs)
     (d_carry, d_reset), (packed, d_new) = scan(
@@ -190,7 +190,7 @@ def _backward(
         full = replace_inexact(params, p)
 
         def step(carry: Carry, old: PyTree, new: list[Any]) -> list[Any]:
-            return _pack(inexact(cell.recur(full, carry, replace_inexact(old, new))), alike)
+            return _pack(inexact(cell.recur(full, carry, replace_inexact(old, new))), packable)
 
         return over_time(cell, step, batch_ndim)(carries, steps.projected, projected)
 

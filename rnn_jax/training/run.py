@@ -176,12 +176,8 @@ def open_run(
     fields: dict[str, Any] = _plain(dict(config))
     if workdir is None:
         return Run(_fresh(Path(root), experiment), experiment, fields)
-    try:
-        path = Path(workdir).expanduser()
-        known = (path / "config.json").exists()
-    except (OSError, RuntimeError) as error:
-        raise RunError(f"workdir: expected a folder, found {str(workdir)!r}: {error}") from None
-    if not known:
+    path = _folder(workdir)
+    if not (path / "config.json").exists():
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"workdir: expected a run, an empty folder or a new name, found something else: {path}")
         return Run(path, experiment, fields)
@@ -197,7 +193,7 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
     Raises:
         RunError: the folder holds no run.
     """
-    found = _read(Path(workdir).expanduser() / "config.json")
+    found = _read(_folder(workdir) / "config.json")
     if not isinstance(found, dict) or not {"experiment", "config"} <= found.keys():
         raise RunError(f"workdir: expected a run, found another config.json in {workdir}")
     return found
@@ -247,7 +243,7 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
     Raises:
         RunError: the folder holds no run, or one that has saved nothing yet.
     """
-    path = Path(workdir).expanduser()
+    path = _folder(workdir)
     stored = read_config(path)
     description = _read(path / "model.json")
     if "class" not in description:
@@ -315,6 +311,16 @@ def _fresh(root: Path, experiment: str) -> Path:
 
 def _cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(f"workdir: cannot write {path}: {error.strerror}")
+
+
+def _folder(workdir: Path | str) -> Path:
+    """The folder of that name, which need not exist; a leading ~ is the home folder."""
+    try:
+        path = Path(workdir).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"workdir: expected a folder, found {str(workdir)!r}: {error}") from None
+    return path
 
 
 def _read(path: Path) -> Any:
