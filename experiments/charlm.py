@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, flag, refuse_two_modes
+from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ class CharLM(TrainingConfig):
 
 def main(config: CharLM, run: "Run") -> None:
     """Train, evaluate and sample; or use a trained run."""
-    refuse_two_modes(config)
     if config.score is not None:
         score(config, run)
     elif config.sample:

@@ -200,7 +200,7 @@ def parse(arguments: Sequence[str], config_class: type) -> Parsed:
     """Read a command line (without the program's name) as --name=value, --name value, --name or --noname.
 
     Raises:
-        FlagError: an unknown flag, a bad value, anything that is no flag.
+        FlagError: an unknown flag, a bad value, two mode flags, anything that is no flag.
     """
     for argument in arguments:
         try:
@@ -229,7 +229,10 @@ def parse(arguments: Sequence[str], config_class: type) -> Parsed:
         if field.flag.check is not None and value is not None:
             with checked():
                 field.flag.check(value)
-    modes = frozenset(field.name for field in known if field.flag.mode and given.get(field.name))
+    modes = frozenset(field.name for field in known if field.flag.mode and given.get(field.name) not in (None, False))
+    if len(modes) > 1:
+        first, second = sorted(modes)[:2]
+        raise FlagError(f"--{first}: expected one thing to do with the run, found --{second} too")
     if any(limit in given for limit in LIMITS):
         given = {field.name: None for field in known if field.name in LIMITS} | given
     return Parsed(config_class(**given), frozenset(given), modes)
@@ -295,18 +298,6 @@ def free(config_class: type, *, used: bool = False) -> frozenset[str]:
     return frozenset(
         field.name for field in fields(config_class) if field.flag.free is True or (used and field.flag.free)
     )
-
-
-def refuse_two_modes(config: Any) -> None:
-    """For an experiment that does one thing with a trained run at a time.
-
-    Raises:
-        FlagError: two mode flags are given.
-    """
-    modes = [field.name for field in fields(type(config)) if field.flag.mode]
-    given = sorted(name for name in modes if getattr(config, name) not in (None, False))
-    if len(given) > 1:
-        raise FlagError(f"--{given[0]}: expected one thing to do with the run, found --{given[1]} too")
 
 
 def restored(config: Config, values: dict[str, Any]) -> Config:

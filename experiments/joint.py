@@ -36,7 +36,9 @@ class Surroundings:
         make_display: unit -> what shows the training.
         on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
         on_trained: told the name of the monitored metric and the values of the best evaluation.
-        runs: how many take their steps together, by one clock: as many times `max_seconds` are theirs together.
+        runs: how many take their steps together.
+        sharing_clock: how many have done so since they began, by one clock: as many times `max_seconds` are theirs
+            together.
         block_size: see `rnn_jax.training.dispatch.Dispatcher`.
         devices: over how many to spread a batch, whatever the configuration says; None: as that says.
         device: where the run is to be; None: where JAX puts it.
@@ -49,6 +51,7 @@ class Surroundings:
     on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     runs: int = 1
+    sharing_clock: int = 1
     block_size: Callable[[int | None], int | None] = lambda size: size
     devices: int | None = None
     device: Any = None

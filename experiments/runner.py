@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import io
 import os
 import shlex
@@ -41,6 +42,7 @@ def run_experiment(
         arguments: the command line; None: this process's.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    _silence_closed_loops()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts may hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -56,6 +58,21 @@ def run_experiment(
     if code and several.joined():
         several.leave(code)
     sys.exit(code)
+
+
+@functools.cache
+def _silence_closed_loops() -> None:
+    """Let the reads of a damaged checkpoint's other arrays, whose answers nobody waits for any more, fail in silence.
+
+    Each would be a traceback beside the one line that tells of the damage.
+    """
+    tell = sys.unraisablehook
+
+    def tell_others(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            tell(unraisable)
+
+    sys.unraisablehook = tell_others
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
@@ -82,6 +99,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     _keep_freed_memory()
     from rnn_jax.data import DataError
     from rnn_jax.training import processes
+    from rnn_jax.training.checkpoint import CheckpointError
     from rnn_jax.training.loop import Interrupted, NonFinite
     from rnn_jax.training.run import RunError
 
@@ -101,10 +119,12 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         else:
             main(config, run)
         return 0
-    except (flags.FlagError, DataError) as error:
-        return _say(name, error, _BAD_INPUT)
-    except (RunError, processes.ConnectError) as error:
-        return _say(name, f"--{error}", _BAD_INPUT)
+    except (flags.FlagError, DataError, RunError, CheckpointError, processes.ConnectError) as error:
+        if run is not None:
+            run.refuse()
+        if isinstance(error, (RunError, processes.ConnectError)):
+            return _say(name, f"--{error}", _BAD_INPUT)
+        return _say(name, f"--workdir: {error}" if isinstance(error, CheckpointError) else error, _BAD_INPUT)
     except NonFinite as error:
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
         return _say(name, f"{error}; a smaller {lower} may help", _FAILED)

@@ -457,13 +457,13 @@ def predict(config: Sentiment, run: "Run") -> None:
     encoder = TextEncoder(loaded.vocabulary, config.max_length, loaded.model.pieces)
     if config.predict is not None:
         label(checked_texts([("--predict", config.predict)]), loaded, encoder)
-    if config.predict_file == "-":
+    elif config.predict_file == "-":
         # Line by line: whoever writes them may be waiting for the answer.
         for number, line in enumerate(stdin_lines("predict_file"), start=1):
             named = [(f"--predict_file: standard input, line {number}", line.rstrip("\n"))]
             label(checked_texts(named), loaded, encoder)
-    elif config.predict_file is not None:
-        lines = read_text(config.predict_file, "predict_file").removesuffix("\n").split("\n")
+    else:
+        lines = read_text(str(config.predict_file), "predict_file").removesuffix("\n").split("\n")
         named = [
             (f"--predict_file: {config.predict_file!r}, line {number}", line) for number, line in enumerate(lines, 1)
         ]

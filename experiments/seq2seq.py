@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, flag, refuse_two_modes
+from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 from experiments.seq2seq_data import Side, load_corpus, task_of, tokens_of
 from experiments.translation_scores import exact_match_by_length, score
@@ -129,7 +129,6 @@ class Seq2SeqConfig(TrainingConfig):
 
 def main(config: Seq2SeqConfig, run: "Run") -> None:
     """Train, evaluate and decode; or use a trained run."""
-    refuse_two_modes(config)
     if config.n_best > config.beam_size:
         raise FlagError(f"--n_best: expected at most --beam_size={config.beam_size}, found {config.n_best}")
     if config.coverage_penalty and config.attention == "none":

@@ -91,7 +91,7 @@ def open_run(name: str, open_alone: Callable[[], Any]) -> Any:
     _fall_silent()
     _scratch = Path(tempfile.mkdtemp(prefix="rnn_jax_"))
     atexit.register(_clean)
-    return Run(_scratch / shared.name, name, opened["config"], opened["resumed"], shared)
+    return Run(_scratch / shared.name, name, opened["config"], opened["resumed"], shared=shared)
 
 
 def leave(code: int) -> None:

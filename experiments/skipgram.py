@@ -390,7 +390,8 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     if checkpoints.progress is not None:
         state = checkpoints.restore(state)
     ids, tables, step, loss = jnp.asarray(corpus.ids), Tables(**state.params), before.step, float("nan")
-    at_begin = min(1.0, before.step / (config.epochs * steps_in_epoch(model, len(corpus.ids), config.streams)))
+    epoch = steps_in_epoch(model, len(corpus.ids), config.streams)
+    at_begin = min(1.0, before.step / (config.epochs * epoch))
     all_words = corpus.words * config.epochs
     display, writer = Display(unit="words"), MetricsWriter(run.path)
 
@@ -439,7 +440,9 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
             display.close()
             writer.close()
             checkpoints.close()
-    return Trained(tables._asdict(), step, seconds, all_words / seconds, loss)
+    # It may have been trained for more epochs before than it is asked for now.
+    epochs = max(config.epochs, step / epoch)
+    return Trained(tables._asdict(), step, seconds, corpus.words * epochs / seconds, loss)
 
 
 def nearest(vectors: "KeyedVectors", word: str, count: int) -> "list[Neighbour]":

@@ -26,7 +26,7 @@ from rnn_jax.training.figures import drawn
 from rnn_jax.training.files import write_json, write_text
 from rnn_jax.training.loop import Interrupted, NonFinite
 from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
-from rnn_jax.training.run import Run, open_run
+from rnn_jax.training.run import Run, open_run, read_config
 from rnn_jax.training.signals import SignalCatcher
 
 # These differ between runs of one program: they decide initial values, the order of the data and the learning rate of
@@ -78,13 +78,16 @@ class Member:
         write_json(self.path / "outcome.json", {"status": self.status, "monitor": self.monitor, "metrics": finite})
 
     def recall(self) -> bool:
-        """Whether the run has ended before; then as it was."""
+        """Whether the run has ended before; then as it was. One that is asked for more now has not."""
         path = self.path / "outcome.json"
-        if path.exists():
-            outcome = json.loads(path.read_text(encoding="utf-8"))
-            self.status, self.monitor = outcome["status"], outcome["monitor"]
-            self.metrics = {name: math.nan if value is None else value for name, value in outcome["metrics"].items()}
-        return path.exists()
+        if not path.exists():
+            return False
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        if outcome["status"] == DONE and flags.restored(self.config, read_config(self.path)["config"]) != self.config:
+            return False
+        self.status, self.monitor = outcome["status"], outcome["monitor"]
+        self.metrics = {name: math.nan if value is None else value for name, value in outcome["metrics"].items()}
+        return True
 
 
 def members_of(config: Any, path: Path) -> list[Member]:
@@ -166,7 +169,7 @@ def run_sweep(name: str, main: Callable[[Any, Any], None], config: Any, run: Run
             open_ones = [member for member in group if not member.recall()]
             if open_ones:
                 label = f"group {number + 1} of {len(groups)}, " if len(groups) > 1 else ""
-                _train_group(name, main, open_ones, config, label)
+                _train_group(name, main, open_ones, config, label, runs=len(group))
             if signals.received is not None:
                 raise Interrupted(signals.received, max((_steps_done(member) for member in group), default=0))
             _write_table(run.path / "sweep.csv", members)
@@ -182,7 +185,10 @@ def _steps_done(member: Member) -> int:
     return max((line["step"] for line in read_metrics(member.path / "metrics.jsonl")), default=0)
 
 
-def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member], config: Any, label: str) -> None:
+def _train_group(
+    name: str, main: Callable[[Any, Any], None], group: list[Member], config: Any, label: str, runs: int
+) -> None:
+    """Train the runs of `group`, which were `runs` when they began: so many have shared their clock."""
     method = getattr(config, "sweep_method", "auto")
     devices = _devices(config, method)
     method = "auto" if method == "devices" else int(method) if method.isdecimal() else method
@@ -199,6 +205,7 @@ def _train_group(name: str, main: Callable[[Any, Any], None], group: list[Member
             on_evaluation=_rungs(joint, member, len(group)) if _halving(config) else None,
             on_trained=member.trained,
             runs=len(group),
+            sharing_clock=runs,
             block_size=joint.block_size,
             devices=1,
             device=devices[place % len(devices)] if len(devices) > 1 else None,

@@ -11,7 +11,7 @@ from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
 from experiments.joint import SURROUNDINGS, apart
 from rnn_jax.layers.dropout import TracedRate
-from rnn_jax.training.checkpoint import CheckpointMismatch, Checkpoints
+from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Batches
 from rnn_jax.training.loop import fit
 from rnn_jax.training.metrics import MetricsWriter
@@ -83,6 +83,7 @@ def train(
 
     Raises:
         FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not.
+        CheckpointError: a resumed run's checkpoint that cannot be used.
         Interrupted, NonFinite: see `fit`.
     """
     around = SURROUNDINGS.get()
@@ -133,11 +134,12 @@ def train(
     else:
         display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
     train_step = make_train_step(loss, optimizer, sharding=sharding)
-    seconds = None if config.max_seconds is None else config.max_seconds * around.runs
+    seconds = None if config.max_seconds is None else config.max_seconds * around.sharing_clock
     stop = StopRule(config.steps, config.epochs, seconds)
     if around.on_evaluation is not None:
+        done = 0 if checkpoints.progress is None else checkpoints.progress.step
         last_step = stop.last_step(batches.steps_per_epoch)
-        evaluate = _watched(evaluate, monitor, around.on_evaluation, config.eval_every, last_step)
+        evaluate = _watched(evaluate, monitor, around.on_evaluation, config.eval_every, done, last_step)
     try:
         result = fit(
             state,
@@ -162,8 +164,6 @@ def train(
         # Read back only where training went on after it.
         at_its_best = result.progress.best_step in (None, result.progress.step)
         best = result.state if at_its_best else checkpoints.restore(result.state, best=True)
-    except CheckpointMismatch as error:
-        raise RunError(f"workdir: {error}; another version may have begun the run") from error
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"
@@ -212,10 +212,11 @@ def _watched(
     monitor: str,
     watch: Callable[[Mapping[str, float], str], None],
     eval_every: int | None,
+    done: int,
     last_step: int | None,
 ) -> Callable[[Any], Mapping[str, float]]:
-    """`evaluate`, its values told to `watch` unless they are those of the end."""
-    count = 0
+    """`evaluate`, its values told to `watch` unless they are those of the end; after `done` steps."""
+    count = 0 if eval_every is None else done // eval_every
 
     def evaluated(params: Any) -> Mapping[str, float]:
         nonlocal count

@@ -160,6 +160,9 @@ def load_word2vec(path: str | os.PathLike[str], argument: str = "vectors") -> Ke
         for word, row in read(file, number, dimension, f"{argument}: {name!r}"):
             words.append(word)
             rows.append(row)
+        # The last word's line break may be left.
+        if file.read(2).strip():
+            raise DataError(f"{argument}: expected {number} words, found more in {name!r}")
     if len(words) != number:
         raise DataError(f"{argument}: expected {number} words, found {len(words)} in {name!r}")
     vectors = np.stack(rows)

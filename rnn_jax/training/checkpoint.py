@@ -1,7 +1,8 @@
 """Checkpoints through Orbax: the last state and the best one, written in the background and never half."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,16 @@ class Progress:
         return dataclasses.replace(after, best_step=self.step, best_values=values) if best else after
 
 
-class CheckpointMismatch(ValueError):
-    """What was saved has other arrays than the state it should become."""
+class CheckpointError(ValueError):
+    """What was saved cannot be used: one line."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """It has other arrays than the state it should become."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """Its files have been changed, or are not all there."""
 
 
 class Checkpoints:
@@ -64,6 +73,7 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: no such folder, and `create` is False.
+            CheckpointDamaged: what is there cannot be read.
         """
         folder = Path(folder).absolute()
         if not create and not folder.is_dir():
@@ -112,26 +122,35 @@ class Checkpoints:
         Raises:
             FileNotFoundError: nothing has been saved.
             CheckpointMismatch: the arrays saved have other names or shapes than those of `like`.
+            CheckpointDamaged: they cannot be read.
         """
         number = self._number(best)
         params, rest = _split(like)
         args = ocp.args.Composite(params=_restore_as(params), rest=_restore_as(rest))
-        try:
+        with self._reading(number):
+            saved = {name: self._shapes(number, name) for name in ("params", "rest")}
+            if saved != {"params": _named_shapes(params), "rest": _named_shapes(rest)}:
+                raise CheckpointMismatch(
+                    f"expected the arrays of this model and optimizer, found others in {self._manager.directory}; "
+                    "another version may have begun the run"
+                )
             restored = self._manager.restore(number, args=args)
-        except ValueError as error:
-            raise CheckpointMismatch(
-                f"expected the arrays of this model and optimizer, found others in {self._manager.directory}"
-            ) from error
         params, rest = jax.tree.map(_as_free, (restored["params"], restored["rest"]), (params, rest))
         return _join(params, rest, like)
 
     def restore_params(self, *, best: bool = True) -> Any:
-        """The parameters to be used alone, as nested dicts of NumPy arrays, with no knowledge of the model."""
+        """The parameters to be used alone, as nested dicts of NumPy arrays, with no knowledge of the model.
+
+        Raises:
+            FileNotFoundError: nothing has been saved.
+            CheckpointDamaged: what has been cannot be read.
+        """
         number = self._number(best)
-        tree = self._manager.item_metadata(number)["params"].tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        args = ocp.args.Composite(params=ocp.args.PyTreeRestore(restore_args=as_numpy))
-        return self._manager.restore(number, args=args)["params"]
+        with self._reading(number):
+            tree = self._manager.item_metadata(number)["params"].tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.Composite(params=ocp.args.PyTreeRestore(restore_args=as_numpy))
+            return self._manager.restore(number, args=args)["params"]
 
     def wait(self) -> None:
         """Return when all that was saved is on the disk."""
@@ -150,8 +169,22 @@ class Checkpoints:
         return self.progress.best_save if best and self.progress.best_save is not None else last
 
     def _read_progress(self, number: int) -> Progress:
-        stored = self._manager.restore(number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        return Progress(**stored["progress"])
+        with self._reading(number):
+            stored = self._manager.restore(number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            return Progress(**stored["progress"])
+
+    def _shapes(self, number: int, item: str) -> dict[tuple[str, ...], tuple[int, ...]]:
+        return _named_shapes(self._manager.item_metadata(number)[item].tree)
+
+    @contextlib.contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        """What Orbax says of files that it cannot make sense of depends on the file."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            raise CheckpointDamaged(f"cannot read {self._manager.directory}/{number}: damaged") from error
 
 
 class _KeepLastAndBest:
@@ -184,6 +217,15 @@ def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
     # A run stopped by a loss that was not finite may go on, with other flags, from the state before it.
     joined = like.replace(**rest | {"params": params, "key": key, "finite": jnp.ones_like(like.finite)})
     return joined.swapped()
+
+
+def _named_shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shapes of the arrays by their paths, in which keys of a dict, attributes and places are all written alike."""
+
+    def name(key: Any) -> str:
+        return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+    return {tuple(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _restore_as(tree: Any) -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from rnn_jax.data import BPE, Subwords, Vocabulary
 from rnn_jax.training import processes
-from rnn_jax.training.checkpoint import Checkpoints
+from rnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from rnn_jax.training.files import write_json
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -40,6 +40,7 @@ class Run:
         experiment: the name of the experiment.
         config: its configuration, as JSON holds it.
         resumed: whether the folder held the run before.
+        before: the configuration that it held then.
         shared: the folder of the first of several processes, which holds the checkpoints of all; None: this one.
     """
 
@@ -47,6 +48,7 @@ class Run:
     experiment: str
     config: dict[str, Any]
     resumed: bool = False
+    before: dict[str, Any] | None = None
     shared: Path | None = None
 
     @property
@@ -88,7 +90,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # First, because its presence makes the folder a run; a resumed run writes the others again.
-            write_json(self.path / "config.json", {"experiment": self.experiment, "config": self.config})
+            self._write_config(self.config)
             several = isinstance(model, dict)
             description = {name: describe(one) for name, one in model.items()} if several else describe(model)
             write_json(self.path / "model.json", description)
@@ -97,6 +99,14 @@ class Run:
                     write_json(self.path / name, value)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
+
+    def refuse(self) -> None:
+        """What was asked for cannot be done: a resumed run keeps the configuration that it had before."""
+        if self.before is not None and read_config(self.path)["config"] != self.before:
+            self._write_config(self.before)
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        write_json(self.path / "config.json", {"experiment": self.experiment, "config": config})
 
     def discard(self) -> None:
         """Take the folder of a fresh run away if it holds nothing but what `begin` wrote."""
@@ -184,7 +194,8 @@ def open_run(
     stored = read_config(path)
     if stored["experiment"] != experiment:
         raise RunError(f"workdir: expected a run of {experiment}, found one of {stored['experiment']}: {path}")
-    return Run(path, experiment, _merge(path, stored["config"], fields, given, free), resumed=True)
+    merged = _merge(path, stored["config"], fields, given, free)
+    return Run(path, experiment, merged, resumed=True, before=stored["config"])
 
 
 def read_config(workdir: Path | str) -> dict[str, Any]:
@@ -241,7 +252,7 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
         best: the parameters that were best on the validation set; else the last.
 
     Raises:
-        RunError: the folder holds no run, or one that has saved nothing yet.
+        RunError: the folder holds no run, or one that has saved nothing yet, or whose files are damaged.
     """
     path = _folder(workdir)
     stored = read_config(path)
@@ -257,14 +268,12 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
     model = model_class(**{name: _hashable(value) for name, value in description["arguments"].items()})
     try:
         checkpoints = Checkpoints(path / "checkpoints", create=False)
+        with contextlib.closing(checkpoints):
+            params = jax.tree.map(jnp.asarray, checkpoints.restore_params(best=best))
     except FileNotFoundError:
         raise RunError(f"workdir: {path} has no checkpoint yet") from None
-    try:
-        params = jax.tree.map(jnp.asarray, checkpoints.restore_params(best=best))
-    except FileNotFoundError:
-        raise RunError(f"workdir: {path} has no checkpoint yet") from None
-    finally:
-        checkpoints.close()
+    except CheckpointError as error:
+        raise RunError(f"workdir: {error}") from error
     vocabulary = path / "vocabulary.json"
     return LoadedRun(
         model,

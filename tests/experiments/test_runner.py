@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -214,6 +215,17 @@ def test_resuming_with_other_settings(whole, tmp_path):
     )
 
 
+def test_what_is_refused_is_not_remembered(whole, tmp_path):
+    """Settings that may change, but not to that, are not in the way of the next command."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert run("--workdir=run", "--devices=9", "--steps=150", folder=tmp_path)[0] == 2
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    code, _, errors = run("--workdir=run", folder=tmp_path)
+    assert code == 0, errors
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
 def test_resuming_what_another_version_began(whole, tmp_path):
     """Its configuration says, or lacks, what changes the arrays of the state."""
     shutil.copytree(whole[0], tmp_path / "run")
@@ -227,6 +239,18 @@ def test_resuming_what_another_version_began(whole, tmp_path):
         "toy: --workdir: expected the arrays of this model and optimizer, found others in "
         f"{tmp_path}/run/checkpoints; another version may have begun the run"
     )
+
+
+def test_a_damaged_checkpoint_is_one_line(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/params/manifest.ocdbt"):
+        path.write_text("")
+    for arguments in (("--workdir=run", "--steps=130"), ("--init_from=run",)):
+        code, output, errors = run(*arguments, folder=tmp_path)
+        assert (code, output) == (2, "")
+        assert re.fullmatch(
+            rf"toy: {arguments[0].split('=')[0]}: cannot read \S*run/checkpoints/\d+: damaged", errors.splitlines()[-1]
+        )
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):

@@ -89,6 +89,12 @@ def test_a_run_can_be_asked_again_and_gone_on_from(capsys, tmp_path, corpus, mon
         assert (code, "neighbours: expected" in err) == (2, True)
     after = json.loads((tmp_path / "run" / "result.json").read_text())
     assert after["metrics"]["train_loss"] == before["metrics"]["train_loss"]
+    # Fewer epochs than it has had take nothing from it, nor from the speed at which it had them.
+    code, _, err = run(capsys, f"--workdir={tmp_path / 'run'}", "--epochs=1")
+    assert code == 0, err
+    after = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert after["steps"] == before["steps"]
+    assert after["metrics"]["words_per_second"] == pytest.approx(before["metrics"]["words_per_second"], rel=0.1)
     old = load(tmp_path / "run")
     np.testing.assert_array_equal(load_word2vec(vectors).vectors, old.params["input"])
 

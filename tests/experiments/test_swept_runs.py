@@ -186,19 +186,32 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert run(*arguments, "--workdir=whole", folder=tmp_path)[0] == 0
     real, groups = sweep._train_group, []
 
-    def first_only(*group):
+    def first_only(*group, **named):
         groups.append(group[2])
         if len(groups) == 2:
             raise KeyboardInterrupt
-        real(*group)
+        real(*group, **named)
 
     monkeypatch.setattr(sweep, "_train_group", first_only)
     assert run(*arguments, "--workdir=s", folder=tmp_path)[0] == 130
     assert [row["status"] for row in table(tmp_path / "s")] == ["done"]
-    monkeypatch.setattr(sweep, "_train_group", lambda *group: (groups.append(group[2]), real(*group)))
+    monkeypatch.setattr(sweep, "_train_group", lambda *group, **named: (groups.append(group[2]), real(*group, **named)))
     assert run("--workdir=s", folder=tmp_path)[0] == 0
     assert [len(group) for group in groups] == [1, 1, 1]
     assert table(tmp_path / "s") == table(tmp_path / "whole")
+
+
+def test_a_sweep_at_its_end_goes_on_to_more_steps(tmp_path):
+    arguments = ("--sweep=learning_rate=1e-5,1e-4,1e-3,0.1", "--halving", "--eval_every=10")
+    assert run(*arguments, "--steps=15", "--workdir=s", folder=tmp_path)[0] == 0
+    assert [row["status"] for row in table(tmp_path / "s")] == ["halved", "halved", "done", "done"]
+    code, _, errors = run("--steps=40", "--workdir=s", folder=tmp_path)
+    assert code == 0, errors
+    assert [row["status"] for row in table(tmp_path / "s")] == ["halved", "halved", "halved", "done"]
+    # The evaluation at step 15 was that of the end, not one of those at which runs are halved.
+    steps = [max(step for step, _ in losses(tmp_path / "s" / "runs" / f"00{number}")) for number in range(4)]
+    assert steps == [10, 10, 20, 40]
+    assert json.loads((tmp_path / "s" / "result.json").read_text())["steps"] == 40
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.training.checkpoint import CheckpointMismatch, Checkpoints, Progress
+from rnn_jax.training.checkpoint import CheckpointDamaged, CheckpointMismatch, Checkpoints, Progress
 from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.state import TrainState
 
@@ -130,6 +130,35 @@ def test_a_state_of_other_arrays_is_refused_in_one_line(checkpoints, params, opt
     checkpoints.save(state({"table": jnp.zeros((8, 8))}), Progress(step=1))
     with pytest.raises(CheckpointMismatch, match=r"\Aexpected the arrays .*, found others in [^\n]*\Z"):
         checkpoints.restore(state(params, **options))
+
+
+@pytest.mark.parametrize(
+    ("file", "left", "readable"),
+    [
+        ("progress/metadata", b"", set()),
+        ("params/_METADATA", b"{", {"open"}),
+        ("rest/_METADATA", None, {"open", "params"}),
+    ],
+)
+def test_what_is_damaged_is_said_to_be(checkpoints, tmp_path, file, left, readable):
+    checkpoints.save(state_of(1.0), Progress(step=1))
+    checkpoints.wait()
+    path = tmp_path / "checkpoints" / "1" / file
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(left)
+    actions = {
+        "open": lambda: Checkpoints(tmp_path / "checkpoints", create=False).close(),
+        "state": lambda: checkpoints.restore(state_of(0.0)),
+        "params": checkpoints.restore_params,
+    }
+    for name in actions if "open" in readable else ["open"]:
+        if name in readable:
+            actions[name]()
+        else:
+            with pytest.raises(CheckpointDamaged, match=r"\Acannot read [^\n]*checkpoints/1: damaged\Z"):
+                actions[name]()
 
 
 def test_what_a_dead_process_left_unfinished_is_cleared_by_training_and_left_by_a_reader(checkpoints, tmp_path):
