@@ -5,10 +5,7 @@ A training step (loss and gradient) of a Jordan network on sequences of `--lengt
 where each step waits for the output before it.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,18 +53,14 @@ def rivals(
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.jordan", description=(__doc__ or "").partition("\n")[0])
+    parser = timing.parser("benchmarks.jordan", __doc__)
     parser.add_argument("--length", type=int, default=512, help="time steps")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--features", type=int, default=32, help="of an input step")
     parser.add_argument("--hidden_size", type=int, default=64)
     parser.add_argument("--outputs", type=int, default=32, help="of an output step")
     parser.add_argument("--seconds", type=float, default=10.0, help="time to spend on each batch size")
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all alike")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.jordan", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     rows = []
     for batch in flags.batch_sizes:

@@ -5,10 +5,7 @@ the layer given the rows (`unroll(cell, params, table[symbols])`), and the layer
 (`rnn_jax.cells.lookup`), for vocabularies of several sizes.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,7 +45,7 @@ def rivals(
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lookup", description=(__doc__ or "").partition("\n")[0])
+    parser = timing.parser("benchmarks.lookup", __doc__)
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru"])
     parser.add_argument("--rows", nargs="+", type=int, default=[100, 500, 1000], help="of the table")
     parser.add_argument("--length", type=int, default=64, help="time steps")
@@ -56,11 +53,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=64, help="of a row")
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10.0, help="time to spend on each table")
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all alike")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.lookup", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     records = []
     for cell in flags.cells:

@@ -5,9 +5,6 @@ inputs), as XLA accounts for it, for `segment=None` and `segment="sqrt"`, the la
 gradients, and the time that the second costs. XLA's figure counts no inputs and no results, which are the same in both.
 """
 
-import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -68,16 +65,12 @@ def segment_size(text: str) -> int | str:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").partition("\n")[0])
+    parser = timing.parser("benchmarks.memory", __doc__)
     parser.add_argument("--sizes", type=size, nargs="+", default=[(4096, 32, 256, 256)], metavar="TxBxDxH")
     parser.add_argument("--cells", nargs="+", default=["lstm", "gru"])
     parser.add_argument("--segments", type=segment_size, nargs="+", default=["sqrt"])
     parser.add_argument("--repeats", type=int, default=1, help="rounds of timing")
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.memory", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     rows = []
     for cell in flags.cells:

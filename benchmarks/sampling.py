@@ -5,10 +5,7 @@ one call here, and in PyTorch by a loop of one step at a time under `inference_m
 the same. PyTorch runs on one thread, which is faster for products of a single row.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -83,17 +80,11 @@ def torch_cell(cell: str, length: int) -> Callable[[], Any]:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sampling", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = timing.parser("benchmarks.sampling", __doc__)
     parser.add_argument("--cells", nargs="+", choices=("lstm", "gru"), default=["lstm"])
     parser.add_argument("--length", type=int, default=10_000, help="characters a call")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for both alike")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.sampling", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     rows = []
     for cell in flags.cells:

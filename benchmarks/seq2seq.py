@@ -7,10 +7,7 @@ the vocabulary after it. Decoding: beam search over as many steps as a target ha
 PyTorch a loop over the steps with the same batched operations. Both sides take turns in one process.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -170,9 +167,7 @@ def torch(sizes: Sizes) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.seq2seq", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = timing.parser("benchmarks.seq2seq", __doc__)
     parser.add_argument("--batch", type=int, default=128, help="sentences in a training batch")
     parser.add_argument("--decode_batch", type=int, default=64, help="sentences searched at once")
     parser.add_argument("--length", type=int, default=20, help="symbols of a source and of a target")
@@ -180,11 +175,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for both alike")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.seq2seq", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     rows = []
     for index, (task, unit, batch) in enumerate(

@@ -5,14 +5,12 @@ process of its own: start-up and compilation are in the times. `--methods` also 
 which is what the automatic choice of `rnn_jax.sweep.choose_method` rests on.
 """
 
-import argparse
 import contextlib
 import io
 import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
@@ -62,7 +60,7 @@ def measure(hidden_size: int, sweep: str, steps: int | None, methods: list[str])
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").partition("\n")[0])
+    parser = timing.parser("benchmarks.sweep", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--sweep", default="learning_rate=log(1e-4,1e-1,8);seed=0..1")
     parser.add_argument(
@@ -71,8 +69,7 @@ def main() -> None:
         help="steps of every run, one evaluation at their end (default: those of charlm, its evaluations, its samples)",
     )
     parser.add_argument("--methods", nargs="+", default=["auto"], help="auto, vmap, loop, a number of runs at once")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
+    flags = timing.read_flags(parser)
     rows = []
     for size in flags.sizes:
         row = measure(size, flags.sweep, flags.steps, flags.methods)

@@ -1,5 +1,6 @@
 """Alternating timing of rival functions in one process, and the record that is kept of it."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -7,7 +8,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,23 @@ def write(benchmark: str, record: Mapping[str, Any], path: Path | None = None) -
     return path
 
 
-def restart_with_malloc(module: str, arguments: Sequence[str]) -> None:
-    """Start this program again with `MALLOC` in its environment, unless it is already there."""
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | MALLOC)
+def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; those of its own are added to them.
+
+    Args:
+        module: the benchmark, such as benchmarks.unroll.
+        doc: its docstring, whose first line --help shows.
+    """
+    flags = argparse.ArgumentParser(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
+    flags.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all frameworks alike")
+    flags.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
+    return flags
+
+
+def read_flags(flags: argparse.ArgumentParser, malloc: bool = False) -> argparse.Namespace:
+    """The flags given. For --malloc, or `malloc`, the program starts again, with `MALLOC` in its environment."""
+    given = flags.parse_args()
+    if (given.malloc or malloc) and any(os.environ.get(name) != value for name, value in MALLOC.items()):
+        command = [sys.executable, *flags.prog.split()[1:], *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | MALLOC)
+    return given

@@ -7,8 +7,6 @@ every JAX framework over that many devices.
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -77,7 +75,7 @@ def available(names: list[str]) -> list[str]:
 
 def main() -> None:
     """Read the flags, measure, print, write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.unroll", description=(__doc__ or "").partition("\n")[0])
+    parser = timing.parser("benchmarks.unroll", __doc__)
     parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, metavar="TxBxDxH")
     parser.add_argument("--cells", nargs="+", choices=("lstm", "gru"), default=["lstm", "gru"])
     parser.add_argument("--peers", nargs="*", choices=list(PEERS)[1:], default=list(PEERS)[1:])
@@ -86,11 +84,7 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="the training step only")
     parser.add_argument("--forward", action="store_true", help="the forward pass only")
     parser.add_argument("--devices", type=int, default=1, help="CPU devices, for all frameworks that know of any")
-    parser.add_argument("--malloc", action="store_true", help="let glibc keep large buffers, for all frameworks alike")
-    parser.add_argument("--json", type=Path, help="where the record goes (default: benchmarks/results/)")
-    flags = parser.parse_args()
-    if flags.malloc:
-        timing.restart_with_malloc("benchmarks.unroll", sys.argv[1:])
+    flags = timing.read_flags(parser)
 
     if flags.devices > 1:
         jax.config.update("jax_num_cpu_devices", flags.devices)

@@ -9,21 +9,17 @@ pass that builds the vocabulary counts for neither. Ours compiles afresh in each
 import argparse
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import MALLOC
+from benchmarks import timing
 
 DIMENSION, WINDOW, NEGATIVE, MIN_COUNT, SUBSAMPLE = 100, 5, 5, 5, 1e-3
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Alternate, print and keep the figures."""
-    import jax
     import numpy as np
 
     from rnn_jax.data.words import count_words, encode_documents, make_lexicon, read_documents
@@ -50,19 +46,16 @@ def main(arguments: argparse.Namespace) -> None:
     }
     ratio = medians["rnn_jax"]["words_per_second"] / medians["gensim"]["words_per_second"]
     print(json.dumps({"medians": medians, "ratio": ratio}, indent=1))
-    if arguments.json:
-        record = {
-            "model": arguments.model,
-            "objective": arguments.objective,
-            "epochs": arguments.epochs,
-            "corpus_words": lexicon.corpus_words,
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "medians": medians,
-            "ratio": ratio,
-            "runs": rows,
-        }
-        Path(arguments.json).write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "model": arguments.model,
+        "objective": arguments.objective,
+        "epochs": arguments.epochs,
+        "corpus_words": lexicon.corpus_words,
+        "medians": medians,
+        "ratio": ratio,
+        "runs": rows,
+    }
+    print(timing.write(f"word_vectors_{arguments.model}", record, arguments.json))
 
 
 def ours(arguments: argparse.Namespace, lexicon: Any, ids: Any, seed: int) -> tuple[Any, float]:
@@ -157,7 +150,7 @@ def quality(arguments: argparse.Namespace, vectors: Any) -> dict[str, float]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing.parser("benchmarks.word_vectors", __doc__)
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--similarity")
     parser.add_argument("--analogies")
@@ -166,13 +159,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning_rate", type=float, help="ours (default: that of the experiment)")
-    parser.add_argument("--json", help="file to keep the figures in")
-    return parser.parse_args()
+    # The experiment sets what --malloc does by itself.
+    return timing.read_flags(parser, malloc=True)
 
 
 if __name__ == "__main__":
-    parsed = parse()
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        # For both alike; glibc reads them when a process starts.
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.word_vectors", *sys.argv[1:]], os.environ | MALLOC)
-    main(parsed)
+    main(parse())
