@@ -33,7 +33,7 @@ def path_score(
         s(y) = a[y_1] + Σ_{t=1..T} e_t[y_t] + Σ_{t=2..T} A[y_{t-1}, y_t] + z[y_T]
 
     Args:
-        emissions: e, the scores of every label at every step.
+        emissions: e, the scores of every label at every step; sums of fewer than 32 bits are taken in float32.
         labels: y, integers in 0..K-1; any where masked.
         transitions: A, a, z.
         mask: False = padding, wherever it lies: the sequence is what remains. None: no padding.
@@ -41,6 +41,7 @@ def path_score(
     Returns:
         [*B]; 0 for a sequence that is padding throughout.
     """
+    emissions, transitions = _wide(emissions, transitions)
     mask = _all_valid(emissions) if mask is None else mask
     steps = jnp.arange(emissions.shape[0], dtype=jnp.int32).reshape(-1, *[1] * (mask.ndim - 1))
     # The step of the last label up to each step, -1 before the first.
@@ -81,6 +82,7 @@ def log_partition(
         reached = jnp.where(begun[..., None], following, transitions.first)
         return (jnp.where(valid[..., None], emission + reached, scores), begun | valid), None
 
+    emissions, transitions = _wide(emissions, transitions)
     mask = _all_valid(emissions) if mask is None else mask
     (scores, begun), _ = jax.lax.scan(step, _nothing_read(emissions), (emissions, mask))
     return jnp.where(begun, logsumexp(scores + transitions.last, axis=-1), 0)
@@ -113,6 +115,7 @@ def marginals(
     emissions: Float[Array, "T *B K"], transitions: Transitions, mask: Bool[Array, "T *B"] | None = None
 ) -> Float[Array, "T *B K"]:
     """P(y_t = j) of every label at every step, zero where masked: the gradient of `log_partition`."""
+    emissions, transitions = _wide(emissions, transitions)
     return jax.grad(lambda emissions: log_partition(emissions, transitions, mask).sum())(emissions)
 
 
@@ -144,11 +147,20 @@ def viterbi(
     def backward(label: Array, came_from: Array) -> tuple[Array, Array]:
         return jnp.take_along_axis(came_from, label[..., None], axis=-1)[..., 0], label
 
+    emissions, transitions = _wide(emissions, transitions)
     mask = _all_valid(emissions) if mask is None else mask
     (scores, begun), came_from = jax.lax.scan(forward, _nothing_read(emissions), (emissions, mask))
     scores = scores + transitions.last
     _, labels = jax.lax.scan(backward, scores.argmax(axis=-1).astype(jnp.int32), came_from, reverse=True)
     return jnp.where(mask, labels, 0), jnp.where(begun, scores.max(axis=-1), 0)
+
+
+def _wide(emissions: Array, transitions: Transitions) -> tuple[Array, Transitions]:
+    """All scores in one dtype: fewer bits than 32 could not hold the score of a sequence."""
+    scores = [jnp.asarray(leaf) for leaf in (emissions, *transitions)]
+    dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in scores) else jnp.float32
+    emissions, *rest = (leaf.astype(dtype) for leaf in scores)
+    return emissions, Transitions(*rest)
 
 
 def _all_valid(emissions: Array) -> Array:

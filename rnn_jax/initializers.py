@@ -24,8 +24,14 @@ def uniform_hidden(hidden_size: int) -> Initializer:
 
 
 def identity(key: Key, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
-    """The identity matrix: with ReLU units, the IRNN of Le, Jaitly & Hinton 2015 (arXiv 1504.00941)."""
+    """The identity matrix: with ReLU units, the IRNN of Le, Jaitly & Hinton 2015 (arXiv 1504.00941).
+
+    Raises:
+        ValueError: `shape` is not that of a matrix.
+    """
     del key
+    if len(shape) != 2:
+        raise ValueError(f"identity: expected the shape of a matrix, found {list(shape)}")
     return jnp.eye(*shape, dtype=dtype)
 
 

@@ -214,7 +214,8 @@ def sweep(
     Raises:
         SpaceError: a text that is no space.
         ValueError: an unknown method; no setting; a name that the function, or for `static` the space, does not have; a
-            traced name that decides a shape or a branch; results that differ in shape from setting to setting.
+            number that its dtype cannot hold; a traced name that decides a shape or a branch; results that differ in
+            shape from setting to setting.
 
     >>> found = sweep(lambda x, power: x**power, "x=1..3;power=2,3", static=["power"])
     >>> found.results.tolist()
@@ -259,7 +260,11 @@ def sweep(
     return SweepResult(settings, jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *parts))
 
 
-_UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
+_UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.TracerArrayConversionError,
+)
 
 
 def _check_method(method: str | int) -> None:
@@ -288,7 +293,18 @@ def _stacked(name: str, values: list[Value]) -> jax.Array:
     # A seed may have all 32 bits.
     whole = [value for value in values if isinstance(value, int) and 0 <= value < 2**32]
     large = name == "seed" and len(whole) == len(values) and max(whole) >= 2**31
-    return jnp.asarray(np.array(values, np.uint32) if large else values)
+    try:
+        with np.errstate(over="ignore"):
+            stacked = jnp.asarray(np.array(values, np.uint32) if large else values)
+    except OverflowError as error:
+        raise ValueError(f"space: expected numbers of 32 bits for {name}, found {values}: {error}") from None
+    # Too large or too small a number would become infinite or 0.
+    if not jnp.issubdtype(stacked.dtype, np.number):
+        return stacked
+    given, kept = np.asarray(values), np.asarray(stacked)
+    if (np.isfinite(given) != np.isfinite(kept)).any() or ((given == 0) != (kept == 0)).any():
+        raise ValueError(f"space: expected numbers of {kept.dtype} for {name}, found {values}")
+    return stacked
 
 
 def _run(function: Callable[[Any], Any], arguments: Any, members: list[int], method: str | int) -> Any:

@@ -121,12 +121,12 @@ def _unroll(
     if batch_ndim < 0:
         expected = "[T, D]" if cell.feature_ndim == 1 else f"[T, ...] with {cell.feature_ndim} feature axes"
         raise ValueError(f"inputs: expected {expected} or more axes, found shape {leaves[0].shape}")
+    check_leading(inputs, mask, reset, leaves[0].shape[: batch_ndim + 1])
     swap = not time_major and batch_ndim > 0
     if swap:
         inputs, mask, reset = jax.tree.map(lambda x: x.swapaxes(0, 1), (inputs, mask, reset))
-    leading = jax.tree.leaves(inputs)[0].shape[: batch_ndim + 1]
-    check_leading(inputs, mask, reset, leading)
-    length, batch_shape = leading[0], leading[1:]
+    length, *batch_shape = jax.tree.leaves(inputs)[0].shape[: batch_ndim + 1]
+    batch_shape = tuple(batch_shape)
 
     try:
         initial = cell.initial_carry(params, batch_shape)
@@ -136,10 +136,12 @@ def _unroll(
         raise ValueError(f"params: the cell's initial_carry does not take them: {error!r}") from error
     carry = initial if carry is None else carry
     reset_carry = carry if initial is None else initial
-    _check_carry(cell, params, inputs, carry, initial, batch_ndim)
+    _check_carry(cell, params, inputs, carry, initial)
+    if mask is not None or reset is not None:
+        _check_batch(carry, batch_shape)
 
     loop_cell = cell
-    if cell.readout is not None and method == "loop":
+    if cell.readout is not None and (method == "loop" or length == 0):
         loop_cell = cell.replace(update=_emit_carry(cell), readout=None)
 
     def run(
@@ -227,14 +229,25 @@ def _segmented(
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
 
 
-def _check_carry(
-    cell: Cell, params: Params, inputs: Inputs, carry: Carry, initial: Carry | None, batch_ndim: int
-) -> None:
+def _check_batch(carry: Carry, batch_shape: tuple[int, ...]) -> None:
+    for leaf in jax.tree.leaves(carry):
+        if jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
+            raise ValueError(
+                f"carry: expected leaves that begin with the axes of the batch {list(batch_shape)}, as mask and reset "
+                f"need them, found {describe(leaf)}"
+            )
+
+
+def _check_carry(cell: Cell, params: Params, inputs: Inputs, carry: Carry, initial: Carry | None) -> None:
     if initial is not None:
         check_form("carry", initial, carry)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
     try:
         new_carry, _ = jax.eval_shape(cell, params, carry, first)
+    except (KeyError, AttributeError) as error:
+        if initial is None:
+            raise
+        raise ValueError(f"params: a step of the cell does not take them: {error!r}") from error
     except TypeError as error:
         if initial is None or "dot_general" not in str(error):
             raise

@@ -137,3 +137,25 @@ def test_sequences_without_a_step():
     emissions, labels = jnp.zeros((0, B, K)), jnp.zeros((0, B), jnp.int32)
     assert not crf.path_score(emissions, labels, transitions).any()
     assert crf.negative_log_likelihood(emissions, labels, transitions) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_scores_of_few_bits_are_added_up_in_single_precision(dtype):
+    """Whatever the dtype of the transitions: a model may compute its emissions in fewer bits than they have."""
+    random = np.random.default_rng(0)
+    emissions = jnp.asarray(random.normal(size=(600, 2, K)), dtype)
+    wide = crf.Transitions(*(jnp.asarray(random.normal(size=s), jnp.float32) for s in ((K, K), K, K)))
+    narrow = crf.Transitions(*(leaf.astype(dtype) for leaf in wide))
+    labels = jnp.asarray(random.integers(0, K, (600, 2)), jnp.int32)
+    for transitions in (wide, narrow):
+        exact = crf.Transitions(*(leaf.astype(jnp.float32) for leaf in transitions))
+        single = emissions.astype(jnp.float32)
+        (loss, count), (expected, _) = (
+            crf.negative_log_likelihood(*problem)
+            for problem in ((emissions, labels, transitions), (single, labels, exact))
+        )
+        assert (loss, count) == (expected, 1200)
+        best, score = crf.viterbi(emissions, transitions)
+        np.testing.assert_array_equal(best, crf.viterbi(single, exact)[0])
+        assert score.dtype == jnp.float32
+        np.testing.assert_allclose(crf.marginals(emissions, transitions).sum(-1), 1, rtol=1e-4)

@@ -92,7 +92,9 @@ def train(learning_rate, momentum=0.0, steps=20, power="2"):
     return jax.lax.scan(step, (jnp.float32(1), jnp.float32(0)), None, length=steps)[1]
 
 
-@pytest.mark.parametrize("method", ["auto", "vmap", "map", "devices", 3, 1])
+@pytest.mark.parametrize(
+    "method", ["auto", "vmap", "map", *(pytest.param(m, marks=pytest.mark.slow) for m in ("devices", 3, 1))]
+)
 def test_a_sweep_equals_its_runs(method):
     space = "learning_rate=log(1e-3,3e-1,4);momentum=0.0,0.9;power=2,3"
     texts = [dict(setting, power=str(setting["power"])) for setting in Space.parse(space).grid()]
@@ -129,7 +131,21 @@ def test_names_that_the_function_does_not_have():
     assert sweep(lambda **given: given["y"], "y=1..3").results.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("function", [lambda n, x: jnp.zeros(n).sum() + x, lambda n, x: x if n > 2 else -x])
+@pytest.mark.parametrize("text", ["x=1,3000000000", "seed=4294967296", "seed=-1,3000000000", "x=1e39", "x=1,1e-46"])
+def test_numbers_that_32_bits_do_not_hold(text):
+    name = text.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"^space: expected numbers of \w+( bits)? for {name}, found "):
+        sweep(lambda **given: given[name], text)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda n, x: jnp.zeros(n).sum() + x,
+        lambda n, x: x if n > 2 else -x,
+        lambda n, x: jnp.asarray(np.sin(n), jnp.float32) + x,
+    ],
+)
 def test_a_traced_name_that_decides_a_shape_or_a_branch(function):
     with pytest.raises(ValueError, match=r"static: expected those of the names n, x that decide a shape or a branch"):
         sweep(function, "n=1..3;x=0.5,1.5")

@@ -148,6 +148,9 @@ def test_what_does_not_fit_a_cell_is_named():
         unroll(cell, params, jnp.ones((4, 1, 5)))
     with pytest.raises(ValueError, match="params: the cell's initial_carry does not take them"):
         unroll(cell, {}, inputs)
+    without_bias = {name: leaf for name, leaf in params.items() if name != "bias"}
+    with pytest.raises(ValueError, match=r"params: a step of the cell does not take them: KeyError\('bias'\)"):
+        unroll(cell, without_bias, inputs)
 
 
 def good_params():
@@ -160,6 +163,7 @@ def good_params():
         ("mask", {"mask": jnp.ones((4, 3), bool)}),
         ("mask", {"mask": jnp.ones((4, 5))}),
         ("mask", {"mask": jnp.ones((4,), bool)}),
+        ("mask", {"mask": jnp.ones((4,), bool), "time_major": False}),
         ("reset", {"reset": jnp.ones((5, 4), bool)}),
         ("reset", {"reset": jnp.ones((4, 5), jnp.int32)}),
         ("carry", {"carry": lstm(3).initial_carry(good_params(), (4,))}),
@@ -187,6 +191,40 @@ def test_an_unknown_choice_is_named(argument):
     call = getattr(unroll, "__wrapped__", unroll)
     with pytest.raises(ValueError, match=rf"^{argument}: .*found 'other'"):
         call(lstm(3), good_params(), jnp.zeros((4, 5, 2)), **{argument: "other"})
+
+
+def test_a_counter_of_all_sequences_has_no_padding():
+    def count(params, carry, x):
+        return carry + 1, x
+
+    assert unroll(count, {}, INPUTS, jnp.int32(0))[0] == len(INPUTS)
+    for name in ("mask", "reset"):
+        with pytest.raises(ValueError, match=r"^carry: expected leaves that begin with the axes of the batch \[2\]"):
+            unroll(count, {}, INPUTS, jnp.int32(0), **{name: jnp.ones(INPUTS.shape[:2], bool)})
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("method", ["loop", "associative"])
+def test_the_readout_of_a_linear_recurrence(steps, method):
+    """Its outputs have one form, however many steps there are."""
+
+    def decay(params, projected):
+        return jnp.full_like(projected, params["decay"]), projected
+
+    def update(params, carry, preactivations):
+        return preactivations, None
+
+    cell = Cell(
+        init=lambda key, features, dtype=jnp.float32: {"decay": jnp.asarray(0.5, dtype)},
+        initial_carry=lambda params, batch_shape: jnp.zeros((*batch_shape, 1)),
+        project=lambda params, inputs: inputs,
+        recur=lambda params, carry, projected: params["decay"] * carry + projected,
+        update=update,
+        readout=lambda params, carry, projected: jnp.concatenate([carry, projected], axis=-1),
+        coefficients=decay,
+    )
+    _, outputs = unroll(cell, cell.init(jax.random.key(0), 1), INPUTS[:steps], method=method)
+    assert outputs.shape == (steps, *INPUTS.shape[1:-1], 2)
 
 
 def test_a_step_must_keep_the_form_of_its_carry():

@@ -76,6 +76,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     allowed = [p for p in inspect.signature(CELLS[name]).parameters if p != "hidden_size"]
     options: dict[str, Any] = {}
     for keyword in keywords:
+        if keyword.arg in options:
+            raise ValueError(f"cell: expected each option of {name} once, found {keyword.arg} again")
         if keyword.arg not in allowed:
             raise ValueError(f"cell: {name} takes the options {', '.join(allowed)}; found {keyword.arg!r}")
         try:
@@ -96,7 +98,8 @@ def check(text: str) -> None:
     def one_step() -> Any:
         cell = make(text, 2)
         params = cell.init(jax.random.key(0), 2)
-        return cell(params, cell.initial_carry(params, (1,)), jnp.zeros((1, 2)))
+        # By sizes of their own, so that nothing is broadcast unseen.
+        return cell(params, cell.initial_carry(params, (3,)), jnp.zeros((3, 2)))
 
     try:
         with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array
 
 from rnn_jax.typing import Carry, Dtype, Inputs, Key, Params, Preactivations, Projected
@@ -238,6 +239,16 @@ def resolve_activation(activation: str | Activation, argument: str = "activation
 def accumulation_dtype(dtype: Dtype) -> Dtype:
     """The dtype of sums, gates and carries under weights of `dtype`: float32 for the half precisions, else `dtype`."""
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
+def reads(function: Callable[..., Any], params: Params, *arguments: Any) -> list[bool]:
+    """For each leaf of the parameters, whether what `function(params, *arguments)` gives depends on it.
+
+    A leaf that is only handed on, to a jitted function that makes no use of it, is not read.
+    """
+    jaxpr = jax.make_jaxpr(function)(params, *arguments).jaxpr
+    used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
+    return used[: len(jax.tree.leaves(params))]
 
 
 def widen(array: Array) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn_jax.cells.base import accumulation_dtype
 from rnn_jax.decoding.sampling import DecodeStep, largest
 from rnn_jax.typing import Carry
 
@@ -87,35 +88,43 @@ def beam_search(
     Sources: the penalties of Wu et al. 2016 (arXiv 1609.08144). Differs: an uncovered symbol costs at most 13.8 β.
     """
     _check(length, beam_size, n_best, length_penalty, coverage_penalty, attention, source_mask)
+    tokens = jnp.asarray(tokens)
     columns = jnp.arange(tokens.shape[0])
 
+    def spread(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf, (beam_size, *leaf.shape))
+
+    carry, last = jax.tree.map(spread, (carry, tokens))
+    # Half precision could not hold the sum of many logarithms.
+    dtype = accumulation_dtype(jax.eval_shape(step, carry, last)[1].dtype)
+
     def normalisation(lengths: Array) -> Array:
-        return ((5 + lengths.astype(jnp.float32)) / 6) ** length_penalty
+        return ((5 + lengths.astype(dtype)) / 6) ** length_penalty
 
     def covered(coverage: Array | None) -> Array | float:
         if coverage is None or source_mask is None:
             return 0.0
         charges = jnp.log(jnp.clip(coverage, _LEAST_COVERAGE, 1.0))
-        return coverage_penalty * jnp.where(source_mask.T, charges, 0).sum(-1)
+        return coverage_penalty * jnp.where(source_mask.T, charges, 0).sum(-1).astype(dtype)
 
     def grow(beams: _Beams) -> _Beams:
         carry, logits = step(beams.carry, beams.last)
         width = min(beam_size, logits.shape[-1])
         # The K best of all K · V continuations are among the K best of each hypothesis.
         best, symbols = largest(logits, width)
-        gains = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        gains = best.astype(dtype) - jax.nn.logsumexp(logits.astype(dtype), axis=-1, keepdims=True)
         ended = beams.finished[..., None]
         gains = jnp.where(ended, jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf), gains)
         symbols = jnp.where(ended, end, symbols)
         lengths = beams.lengths + jnp.where(beams.finished, 0, 1)
         coverage = beams.coverage
         if coverage is not None and attention is not None:
-            coverage = coverage + jnp.where(ended, 0, attention(carry))
+            coverage = coverage + jnp.where(ended, 0, attention(carry).astype(coverage.dtype))
 
         log_probs = beams.log_probs[..., None] + gains
         scores = log_probs / normalisation(lengths)[..., None] + jnp.asarray(covered(coverage))[..., None]
         # [K, B, W] -> [B, K · W]; ties go to the first, as in argmax.
-        scores, chosen = jax.lax.top_k(scores.swapaxes(0, 1).reshape(len(columns), -1), beam_size)
+        scores, chosen = jax.lax.top_k(scores.swapaxes(0, 1).reshape(len(columns), beam_size * width), beam_size)
         parents, rank = chosen.T // width, chosen.T % width
         last = symbols[parents, columns, rank].astype(tokens.dtype)
 
@@ -143,16 +152,13 @@ def beam_search(
         # An equal one comes in, too: ties go to the first, which may be the one still growing.
         return (growing.any(axis=0) & (ended[n_best - 1] <= bound)).any() & (beams.step < length)
 
-    def spread(leaf: Array) -> Array:
-        return jnp.broadcast_to(leaf, (beam_size, *leaf.shape))
-
     shape = (beam_size, tokens.shape[0])
     # The hypotheses are all alike at first, so all but one are ruled out.
-    log_probs = jnp.broadcast_to(jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf)[:, None], shape)
+    log_probs = jnp.full(shape, -jnp.inf, dtype).at[0].set(0)
     beams = _Beams(
         step=jnp.zeros((), jnp.int32),
-        carry=jax.tree.map(spread, carry),
-        last=spread(tokens),
+        carry=carry,
+        last=last,
         tokens=jnp.full((length, *shape), end, tokens.dtype),
         lengths=jnp.zeros(shape, jnp.int32),
         log_probs=log_probs,

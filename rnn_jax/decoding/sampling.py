@@ -79,8 +79,13 @@ def warp(
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "*B V"]:
-    """The logits to sample from, in at least float32: divided by the temperature, then cut by top-k, then by top-p."""
-    logits = logits.astype(accumulation_dtype(logits.dtype)) / temperature
+    """The logits to sample from, in at least float32: divided by the temperature, then cut by top-k, then by top-p.
+
+    They are shifted so that the largest is 0, which changes no probability: no temperature makes them overflow.
+    """
+    logits = logits.astype(accumulation_dtype(logits.dtype))
+    greatest = logits.max(axis=-1, keepdims=True)
+    logits = (logits - jnp.where(jnp.isfinite(greatest), greatest, 0)) / temperature
     if top_k is not None:
         logits = filter_top_k(logits, top_k)
     if top_p is not None:
@@ -102,8 +107,11 @@ def greedy(
 
     Returns:
         (carry, tokens [T, B]): the carry has read all but the last of them.
-    """
 
+    Raises:
+        ValueError: `length` below 0.
+    """
+    _check_length(length)
     tokens = jnp.asarray(tokens)
 
     def body(state: _State, _: None) -> tuple[_State, Array]:
@@ -150,8 +158,9 @@ def sample(
         (carry, tokens [T, B]): the carry has read all but the last of them.
 
     Raises:
-        ValueError: `temperature`, `top_k` or `top_p` out of range (where their value is known).
+        ValueError: `length`, or `temperature`, `top_k` or `top_p` where their value is known, out of range.
     """
+    _check_length(length)
     check_sampling(temperature, top_k, top_p)
     tokens = jnp.asarray(tokens)
     _, logits = jax.eval_shape(step, carry, tokens)
@@ -181,13 +190,19 @@ def sample(
     return carry, jnp.concatenate([produced.reshape(whole * NOISE_BLOCK, *tokens.shape), last])
 
 
+def _check_length(length: int) -> None:
+    if length < 0:
+        raise ValueError(f"length: expected 0 or more, found {length}")
+
+
 def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
     """Check the choices of `sample` that are known before tracing.
 
     Raises:
         ValueError: names the argument.
     """
-    if _known_outside(temperature, lambda number: number > 0):
+    # What is less would be 0 on its way through single precision.
+    if _known_outside(temperature, lambda number: number >= np.finfo(np.float32).tiny):
         raise ValueError(f"temperature: expected a number above 0 (use greedy for 0), found {temperature!r}")
     if top_k is not None and not (hasattr(top_k, "__index__") and operator.index(top_k) >= 1):
         raise ValueError(f"top_k: expected a positive integer or None, found {top_k!r}")
@@ -197,4 +212,7 @@ def check_sampling(temperature: Any, top_k: Any, top_p: Any) -> None:
 
 def _known_outside(value: Any, allowed: Callable[[np.ndarray], Any]) -> bool:
     """Whether a value, if it is known before tracing, is not what is allowed."""
-    return not isinstance(value, Tracer) and not np.all(allowed(np.asarray(value)))
+    if isinstance(value, Tracer):
+        return False
+    number = np.asarray(value)
+    return not jnp.issubdtype(number.dtype, jnp.number) or not np.all(allowed(number))

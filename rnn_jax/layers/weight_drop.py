@@ -1,13 +1,12 @@
 """DropConnect on recurrent matrices, drawn once for a whole sequence."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from rnn_jax.cells.base import Cell
+from rnn_jax.cells.base import Cell, reads
 from rnn_jax.typing import Carry, Inputs, Params, Projected
 
 
@@ -67,17 +66,10 @@ def recurrent_matrices(cell: Cell, params: Params, inputs: Inputs) -> PyTree:
     def step(params: Params, carry: Carry, projected: Projected) -> tuple[Carry, Any]:
         return cell.update(params, carry, cell.recur(params, carry, projected))
 
-    read_by_step = _reads(step, params, carry, projected)
-    read_by_project = _reads(cell.project, params, inputs)
+    read_by_step = reads(step, params, carry, projected)
+    read_by_project = reads(cell.project, params, inputs)
     flags = [
         leaf.ndim > 1 and in_step and not in_project
         for leaf, in_step, in_project in zip(jax.tree.leaves(params), read_by_step, read_by_project, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(params), flags)
-
-
-def _reads(function: Callable[..., Any], params: Params, *arguments: Any) -> list[bool]:
-    """For each parameter, whether the jaxpr of `function(params, *arguments)` uses it."""
-    jaxpr = jax.make_jaxpr(function)(params, *arguments).jaxpr
-    used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
-    return [id(v) in used for v in jaxpr.invars[: len(jax.tree.leaves(params))]]

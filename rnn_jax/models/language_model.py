@@ -96,8 +96,8 @@ class LanguageModel(nn.Module):
             self.readout = nn.Dense(self.vocabulary_size, dtype=self.dtype)
         else:
             self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.vocabulary_size,))
-            if width != self.widths[-1]:
-                self.to_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
+            # Without parameters where it is not called.
+            self.to_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
 
     def embed(self, tokens: Tokens) -> Float[Array, "*TB D"]:
         """The input of the first layer."""
@@ -178,7 +178,7 @@ class LanguageModel(nn.Module):
         return carry, losses.linear_cross_entropy(outputs, kernel, bias, targets, mask, dtype=self.dtype)
 
     def _to_embedding(self, outputs: Array) -> Array:
-        return over_rows(self.to_embedding, outputs) if hasattr(self, "to_embedding") else outputs
+        return outputs if outputs.shape[-1] == self.embedding.features else over_rows(self.to_embedding, outputs)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
         """The carry at the start of a text, one a layer."""

@@ -277,7 +277,7 @@ class Seq2Seq(nn.Module):
             # Deferred gradients would read the memory twice more.
             first, (outputs, contexts) = unroll(self.loop, params, inputs, first, gradient="autodiff")
             # The loop does not keep its weights: that this is computed again costs nothing where it is not used.
-            queries = jnp.concatenate([before[None], outputs[:-1]])
+            queries = jnp.concatenate([before[None], outputs])[: len(outputs)]
             _, weights = self._attend(encoded, queries)
             if self.num_layers > 1:
                 joined = self.drop(jnp.concatenate([outputs, contexts], axis=-1), deterministic=deterministic)

@@ -43,5 +43,7 @@ def check_leading(inputs: Inputs, mask: Array | None, reset: Array | None, leadi
         if leaf.shape[: len(leading)] != leading:
             raise ValueError(f"inputs: every leaf must start with the axes {leading}, found shape {leaf.shape}")
     for name, array in (("mask", mask), ("reset", reset)):
+        if array is not None and not hasattr(array, "dtype"):
+            raise ValueError(f"{name}: expected an array, bool {list(leading)}, found a {type(array).__name__}")
         if array is not None and (array.shape != leading or array.dtype != jnp.bool_):
             raise ValueError(f"{name}: expected bool {list(leading)}, found {array.dtype} {list(array.shape)}")

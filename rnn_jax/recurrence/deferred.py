@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from rnn_jax.cells.base import Cell
+from rnn_jax.cells.base import Cell, reads
 from rnn_jax.recurrence.loop import Steps, lay_out, plain_loop, restart, scan, select, zeros_like
 from rnn_jax.recurrence.rows import one_axis_pays
 from rnn_jax.typing import Carry, Params
@@ -94,14 +94,6 @@ def _pack(leaves: list[Any], packable: bool) -> list[Any]:
     return [jnp.concatenate(leaves, axis=-1)] if packable else leaves
 
 
-def _reads_params(update: Callable[..., Any], params: Params, carry: Carry, preactivations: PyTree) -> bool:
-    """Whether the jaxpr of `update` uses any parameter."""
-    jaxpr = jax.make_jaxpr(update)(params, carry, preactivations).jaxpr
-    count = len(jax.tree.leaves(params))
-    used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
-    return any(id(v) in used for v in jaxpr.invars[:count])
-
-
 def _first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
@@ -153,7 +145,7 @@ def _backward(
     new_carry, output = jax.eval_shape(cell.update, params, first_carry, first_preactivations)
     d_carry = _inexact_cotangents(new_carry, cotangents[0])
     d_outputs = _inexact_cotangents(output, cotangents[1])
-    update_reads_params = _reads_params(cell.update, params, first_carry, first_preactivations)
+    update_reads_params = any(reads(cell.update, params, first_carry, first_preactivations))
     packable = _packable(inexact(first_preactivations), batch_ndim)
 
     stored, restore = lay_out(params, transposed_use=True)

@@ -42,7 +42,15 @@ every_registered_cell = pytest.mark.parametrize("name", LAWFUL)
 every_factory = pytest.mark.parametrize("name", CELLS)
 
 # Second derivatives and the numerical check take long to compile: the registered ones and the hardest of the others.
-DEEP = (*CELLS, "peephole", "mogrifier", "lru")
+# Gates, a matrix product in the update, a nonlinear recurrence; the others take as long and show little more.
+FAST_AND_DEEP = ("lstm", "jordan", "mogrifier")
+DEEP = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST_AND_DEEP else pytest.mark.slow)
+        for name in (*CELLS, "peephole", "mogrifier", "lru")
+    ],
+)
 
 
 def weigh(weights, results):
@@ -172,9 +180,7 @@ MORE_SETTINGS = {
 # How `unroll` is called seldom matters to a cell: registered ones and the oddest of the others go every way each time.
 EVERY_WAY = (*LAWFUL, "counter", "conv_lstm", "rowwise")
 GRADIENTS = [
-    pytest.param(
-        name, setting, marks=() if name in EVERY_WAY or setting in ("masked", "backwards") else pytest.mark.slow
-    )
+    pytest.param(name, setting, marks=() if name in EVERY_WAY or setting == "masked" else pytest.mark.slow)
     for name in ALL
     for setting in SETTINGS
 ]
@@ -404,7 +410,7 @@ def test_equal_factory_calls_return_the_same_cell(name):
     assert CELLS[name](HIDDEN) is not CELLS[name](HIDDEN + 1)
 
 
-@pytest.mark.parametrize("name", DEEP)
+@DEEP
 def test_gradients_equal_differences(name):
     """`check_grads` on the fast path, and in both modes on the plain one."""
     this = case(name)
@@ -423,7 +429,7 @@ def test_gradients_equal_differences(name):
     check_grads(loss("autodiff"), (leaves,), order=1, modes=["fwd"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", DEEP)
+@DEEP
 def test_second_derivatives(name):
     """Hessian-vector products on the fast path, reverse over reverse and forward over reverse."""
     this = case(name)

@@ -112,10 +112,14 @@ def test_a_learned_carry_is_where_every_sequence_starts():
 
 # With a readout, of one batch shape alone, with coefficients, of images, and those of the most use.
 LOOKING_UP = ["jordan", "rowwise", "lru", "conv_lstm", "lstm", "gru(reset=before)"]
+FEW_OR_MANY = [
+    pytest.param(name, rows, marks=() if rows == 4 or name == "lstm" else pytest.mark.slow)
+    for name in LOOKING_UP
+    for rows in (4, 10)
+]
 
 
-@pytest.mark.parametrize("rows", [4, 10], ids=["few rows", "many rows"])
-@pytest.mark.parametrize("name", LOOKING_UP)
+@pytest.mark.parametrize(("name", "rows"), FEW_OR_MANY)
 def test_a_cell_that_looks_up_is_the_cell_given_the_rows(name, rows):
     """6 steps of 3 sequences: products of 4 rows are taken for each row, those of 10 for each symbol."""
     plain = case(name)

@@ -167,3 +167,34 @@ def test_a_tie_between_one_that_ended_and_one_that_grows_is_no_end_of_the_search
     np.testing.assert_array_equal(alone.tokens[..., 0], beside.tokens[..., 0])
     assert alone.lengths.tolist() == [[1]]
     assert alone.finished.all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_logarithms_of_few_bits_are_added_up_in_single_precision(dtype):
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.normal(0, 0.01, (400, 4)), dtype).at[:, END].set(-jnp.inf)
+
+    def narrow(carry, tokens):
+        return carry + 1, logits[carry]
+
+    def wide(carry, tokens):
+        carry, found = narrow(carry, tokens)
+        return carry, found.astype(jnp.float32)
+
+    best, expected = (
+        jax.jit(
+            lambda step=step: decoding.beam_search(
+                step, jnp.zeros(1, jnp.int32), jnp.array([0]), 400, end=END, beam_size=2
+            )
+        )()
+        for step in (narrow, wide)
+    )
+    assert best.log_probs.dtype == best.scores.dtype == jnp.float32
+    np.testing.assert_array_equal(best.tokens, expected.tokens)
+    np.testing.assert_allclose(best.log_probs, expected.log_probs, rtol=1e-6)
+    assert float(best.log_probs[0, 0]) == pytest.approx(-400 * np.log(3), rel=0.01)
+
+
+def test_no_sequences():
+    best = decoding.beam_search(step, *start(0), LENGTH, end=END, beam_size=2, n_best=2)
+    assert best.tokens.shape == (LENGTH, 2, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import decoding
-from rnn_jax.decoding.sampling import check_sampling, filter_top_p, largest
+from rnn_jax.decoding.sampling import check_sampling, filter_top_p, largest, warp
 
 PROBABILITIES = jnp.array([0.5, 0.25, 0.15, 0.1])
 
@@ -96,16 +96,28 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
         ({"top_k": 0}, "top_k: expected a positive integer"),
         ({"top_p": jnp.float32(2)}, "top_p: expected a number in"),
         ({"top_p": 1.5}, "top_p: expected a number in"),
+        ({"length": -1}, "length: expected 0 or more, found -1"),
     ],
 )
 def test_bad_choices_are_named(options, message):
+    options = {"length": 3, "key": jax.random.key(0)} | options
     with pytest.raises(ValueError, match=message):
-        decoding.sample(successor, jnp.int32(0), jnp.array([0]), 3, jax.random.key(0), **options)
+        decoding.sample(successor, jnp.int32(0), jnp.array([0]), **options)
+
+
+def test_no_length_is_below_0():
+    with pytest.raises(ValueError, match="length: expected 0 or more, found -1"):
+        decoding.greedy(successor, jnp.int32(0), jnp.array([0]), -1)
 
 
 @pytest.mark.parametrize(
     ("temperature", "top_k", "message"),
-    [(np.float32(0), None, "temperature: expected a number above 0"), (1.0, 1.5, "top_k: expected a positive integer")],
+    [
+        (np.float32(0), None, "temperature: expected a number above 0"),
+        (1e-50, None, "temperature: expected a number above 0"),
+        ("1", None, "temperature: expected a number above 0"),
+        (1.0, 1.5, "top_k: expected a positive integer"),
+    ],
 )
 def test_numbers_of_other_types_are_looked_at_too(temperature, top_k, message):
     with pytest.raises(ValueError, match=message):
@@ -125,3 +137,10 @@ def test_logits_of_half_precision_are_drawn_from_as_those_of_single():
     for share in (0.5, 0.99, 1.0):
         half, single = (filter_top_p(x, share) for x in (logits, logits.astype(jnp.float32)))
         np.testing.assert_array_equal(jnp.isfinite(half), jnp.isfinite(single))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-37, 2e-38])
+def test_the_lower_the_temperature_the_likelier_the_likeliest(temperature):
+    logits = jnp.array([1.0, 4.0, 5.0, -2.0, -jnp.inf])
+    assert warp(logits, temperature).argmax() == 2
+    np.testing.assert_array_equal(warp(jnp.full(3, -jnp.inf), temperature), jnp.full(3, -jnp.inf))

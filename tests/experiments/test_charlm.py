@@ -163,6 +163,8 @@ def test_a_test_text_is_evaluated_too(corpus, tmp_path):
         (["--cell=gru(reset=never)"], "--cell: reset: expected 'after' or 'before', found 'never'"),
         (["--cell=lstm(forget_bias=abc)"], "--cell: expected options that fit together, found 'lstm(forget_bias=abc)'"),
         (["--cell=gru(dtype=float64)"], "--cell: expected options that fit together"),
+        (["--cell=lstm(bias_init=identity)"], "--cell: identity: expected the shape of a matrix, found [8]"),
+        (["--cell=gru(reset=after,reset=before)"], "--cell: expected each option of gru once, found reset again"),
         (["--corpus=TEXT", "--test=ONE"], "test: expected at least 2"),
         (["--corpus=TEXT", "--max_seconds=none"], "--max_seconds: expected one of --steps, --epochs, --max_seconds"),
         (["--hidden_size=0"], "--hidden_size: expected a whole number at least 1, found '0'"),

@@ -145,7 +145,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("method", ["vmap", "loop"])
+@pytest.mark.parametrize("method", ["vmap", pytest.param("loop", marks=pytest.mark.slow)])
 def test_runs_that_take_several_steps_at_once_have_the_losses_of_one_alone(method, alone, tmp_path):
     process = start(
         *FLAGS, "--sweep=learning_rate=log(0.001,0.03,2);seed=0..1", f"--sweep_method={method}", "--workdir=s",
@@ -471,6 +471,7 @@ def test_a_swept_name_is_checked_like_its_flag():
         assign(CharLM(), {"cell": "gruu"}, "sweep")
 
 
+@pytest.mark.slow
 def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
     """They go one after the other: the same losses as alone, one compilation for all that differ in numbers."""
     from experiments.skipgram import SkipGram, main

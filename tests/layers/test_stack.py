@@ -169,6 +169,9 @@ def test_weight_drop_thins_the_recurrent_matrix_and_nothing_else():
         (rnn_jax.gru(4), {"recurrent"}),
         (rnn_jax.gru(4, reset="before"), {"recurrent", "candidate"}),
         (learned_carry(rnn_jax.gru(4)), {"recurrent"}),
+        # Handed all parameters, they read what they read.
+        (rnn_jax.elman(4).replace(project=jax.jit(rnn_jax.elman(4).project)), {"recurrent"}),
+        (rnn_jax.gru(4).replace(project=jax.checkpoint(rnn_jax.gru(4).project)), {"recurrent"}),
     ],
 )
 def test_recurrent_matrices_are_told_from_the_equations(cell, expected):

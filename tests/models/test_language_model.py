@@ -19,6 +19,7 @@ VARIANTS = {
     "embedding": {"embedding_size": 5, "cell": "gru"},
     "tied": {"tie_embeddings": True, "num_layers": 2},
     "tied through a map": {"tie_embeddings": True, "embedding_size": 5, "cell": "elman(activation=relu)"},
+    "tied to other outputs": {"tie_embeddings": True, "hidden_size": 5, "cell": "jordan(output_size=3)"},
     "widths": {"hidden_size": (6, 4), "cell": "gru(reset=before)"},
     "regularised": {
         "embedding_size": 8,
@@ -74,7 +75,13 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(name, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("embedding", "tied to other outputs", "widths") else ())
+        for name in VARIANTS
+    ],
+)
 def test_log_prob_is_the_sum_of_the_conditionals(name):
     model, variables = build(name)
     expected = np.zeros(3)

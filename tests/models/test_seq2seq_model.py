@@ -47,7 +47,7 @@ def built():
     return build
 
 
-@pytest.mark.parametrize("name", variants("cho", "luong", "bahdanau", "feeding"))
+@pytest.mark.parametrize("name", variants("luong", "bahdanau"))
 def test_token_by_token_equals_the_whole_target(built, name):
     model, variables = built(name)
 
@@ -95,6 +95,15 @@ def test_beam_scores_are_teacher_forced_log_probabilities_and_a_batch_is_its_sen
     alone = translate(model, variables, SOURCE[:length, column], MASK[:length, column], **options)
     np.testing.assert_array_equal(alone.tokens, best.tokens[..., column])
     np.testing.assert_allclose(alone.log_probs, best.log_probs[:, column], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bahdanau", "luong", "feeding"])
+def test_no_tokens_have_no_logits_and_no_weights(built, name):
+    model, variables = built(name)
+    encoded = model.apply(variables, SOURCE, MASK, method="encode")
+    _, logits, weights = model.apply(variables, encoded, encoded.carry, TARGET[:0], method="decode")
+    assert logits.shape == (0, TARGET.shape[1], V)
+    assert weights.shape == (0, *SOURCE.shape[::-1])
 
 
 def test_what_stands_in_the_padding_of_a_source_does_not_matter(built):
