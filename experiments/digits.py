@@ -27,6 +27,9 @@ DRAWN_SHOWN = 8
 REAL_SHOWN = 2
 INK = " .:-=+*#%@"
 
+# The folder of the drawing network where there are reading ones, too.
+DRAWING = "draw"
+
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig(TrainingConfig):
@@ -83,9 +86,12 @@ def main(config: DigitsConfig, run: "Run") -> None:
 
 def train_models(config: DigitsConfig, run: "Run") -> None:
     """From the digits to result.json."""
+    from experiments.train import check_initial
     from rnn_jax.data.digits import load_digits
     from rnn_jax.training.state import parameter_count
 
+    parts = [part(config, run, folder) for folder in folders(config)]
+    check_initial(of_part.init_from for of_part, of_run in parts if of_part.init_from and not of_run.is_saved())
     digits = load_digits()
     metrics: dict[str, float] = {}
     trained: list[Trained] = []
@@ -93,8 +99,7 @@ def train_models(config: DigitsConfig, run: "Run") -> None:
     if config.task != "draw":
         metrics |= cross_validate(share(config, half), run, digits, trained)
     if config.task != "read":
-        folder = "draw" if config.task == "both" else ""
-        metrics |= train_drawer(*part(share(config, half), run, folder), run, digits, trained)
+        metrics |= train_drawer(*part(share(config, half), run, folders(config)[-1]), run, digits, trained)
     for name, value in metrics.items():
         print(f"{name:20} {value:.4f}")
     run.write_result(
@@ -110,6 +115,17 @@ def share(config: DigitsConfig, fraction: float) -> DigitsConfig:
     """The configuration with a share of the time, of which several networks must be trained."""
     seconds = config.max_seconds
     return dataclasses.replace(config, max_seconds=None if seconds is None else seconds * fraction)
+
+
+def folders(config: DigitsConfig) -> list[str]:
+    """The folders of all networks, see `part`."""
+    reading = [fold_folder(number) for number in range(1, config.folds + 1)] if config.task != "draw" else []
+    return reading + ([DRAWING if config.task == "both" else ""] if config.task != "read" else [])
+
+
+def fold_folder(number: int) -> str:
+    """The folder of the reading network of a fold, counted from 1."""
+    return f"fold_{number}" if number > 1 else ""
 
 
 def part(config: DigitsConfig, run: "Run", folder: str) -> "tuple[DigitsConfig, Run]":
@@ -149,7 +165,7 @@ def cross_validate(config: DigitsConfig, run: "Run", digits: "Digits", trained: 
     for number, tested in enumerate(dealt, 1):
         rest = np.setdiff1d(np.arange(len(digits)), tested)
         train_set, valid_set = (digits.take(side) for side in hold_out(rest, config.seed))
-        fold_config, fold_run = part(share(config, 1 / config.folds), run, f"fold_{number}" if number > 1 else "")
+        fold_config, fold_run = part(share(config, 1 / config.folds), run, fold_folder(number))
         begin(fold_run, model, train=train_set, valid=valid_set, test=digits.take(tested))
         if number == 1:
             print(f"{len(digits):,} digits in {config.folds} folds, read by {config.read}; run in {run.path}")

@@ -220,6 +220,8 @@ def parse(arguments: Sequence[str], config_class: type) -> Parsed:
         raise FlagError(f"unknown flag --{error.flagname}{hint}") from None
     except absl_flags.Error as error:
         raise FlagError(" ".join(str(error).split())) from None
+    except UnicodeDecodeError as error:
+        raise FlagError(f"--flagfile: expected UTF-8, found other bytes: {error}") from None
     if len(rest) > 1:
         raise FlagError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
 

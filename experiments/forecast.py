@@ -6,6 +6,7 @@ python -m experiments.forecast --train=measurements.csv --columns=load,temperatu
 import csv
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -288,7 +289,9 @@ def predict(config: Forecast, run: "Run") -> None:
     rows = model.restore(free_running(model, params, series, config.horizon)[:, 0])
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(model.columns)
-    writer.writerows([f"{value:.7g}" for value in row] for row in rows)
+    # As many digits as float32 knows of a column's deviations, wherever its center lies.
+    places = [6 - math.floor(math.log10(scale)) for scale in model.scale]
+    writer.writerows([round(float(value), place) for value, place in zip(row, places, strict=True)] for row in rows)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ class Outcome(NamedTuple):
 
 def main(config: Memory, run: "Run") -> None:
     """Train and measure one cell after the other; each of several has a run of its own in a folder of this one."""
+    from experiments.train import check_initial
     from rnn_jax.data import MemoryBatches
     from rnn_jax.training.files import write_json
     from rnn_jax.training.gradient_plot import plot_gradients
@@ -127,13 +128,13 @@ def main(config: Memory, run: "Run") -> None:
         outcomes = {cells[0]: train_cell(config, run, cells[0], batches)}
     else:
         models = {cell_label(cell): make_model(config, cell) for cell in cells}
+        sources = {cell: config.init_from and f"{config.init_from}/{cell_label(cell)}" for cell in cells}
+        parts = {cell: run.part(cell_label(cell), cells=cell, init_from=source) for cell, source in sources.items()}
+        check_initial(source for cell, source in sources.items() if source and not parts[cell].is_saved())
         run.begin(model=models, data=describe_data(batches))
         outcomes = {}
-        for cell in cells:
-            part_config = dataclasses.replace(config, cells=cell)
-            if config.init_from is not None:
-                part_config = dataclasses.replace(part_config, init_from=f"{config.init_from}/{cell_label(cell)}")
-            part = run.part(cell_label(cell), cells=cell, init_from=part_config.init_from)
+        for cell, part in parts.items():
+            part_config = dataclasses.replace(config, cells=cell, init_from=sources[cell])
             try:
                 outcomes[cell] = train_cell(part_config, part, cell, batches)
             except NonFinite as error:

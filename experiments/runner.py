@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import errno
 import functools
 import io
+import logging
 import os
 import shlex
 import signal
@@ -12,10 +14,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from absl import logging as absl_logging
+
 from experiments import flags, several
 from experiments.config import TrainingConfig
 
 _BAD_INPUT, _FAILED = 2, 1
+
+# A disk, or what a user may have of it.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Terminated(SystemExit):
@@ -43,6 +50,7 @@ def run_experiment(
     """
     signal.signal(signal.SIGTERM, _terminate)
     _silence_closed_loops()
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts may hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -55,9 +63,23 @@ def run_experiment(
         # The reader of our output has gone; so that the interpreter's last flush does not complain:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = f" {error.filename}" if error.filename else ""
+        code = _say(name, f"cannot write{what}: {error.strerror}", _FAILED)
     if code and several.joined():
         several.leave(code)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """A standard stream that the shell has closed says nothing and hears nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until this process ends
 
 
 @functools.cache
@@ -97,10 +119,13 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         return _say(name, error, _BAD_INPUT)
 
     _keep_freed_memory()
+    # What Orbax has to say of a checkpoint that fails are stack traces; the error itself is told below.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     from rnn_jax.data import DataError
     from rnn_jax.training import processes
-    from rnn_jax.training.checkpoint import CheckpointError
-    from rnn_jax.training.loop import Interrupted, NonFinite
+    from rnn_jax.training.checkpoint import CheckpointError, CheckpointUnsaved
+    from rnn_jax.training.loop import Diverged, Interrupted
     from rnn_jax.training.run import RunError
 
     run = None
@@ -110,6 +135,9 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         config = flags.restored(parsed.config, run.config)
         if isinstance(config, TrainingConfig) and {config.steps, config.epochs, config.max_seconds} == {None}:
             raise flags.FlagError("--max_seconds: expected one of --steps, --epochs, --max_seconds, found none")
+        for one in ("halving", "sweep_samples"):
+            if getattr(config, one, None) and config.sweep is None:
+                raise flags.FlagError(f"--{one}: expected --sweep too, found none")
         if getattr(config, "sweep", None) is not None:
             for mode in sorted(parsed.modes):
                 raise flags.FlagError(f"--{mode}: expected a single run, such as {run.path}/runs/000, found a sweep")
@@ -120,12 +148,12 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
             main(config, run)
         return 0
     except (flags.FlagError, DataError, RunError, CheckpointError, processes.ConnectError) as error:
-        if run is not None:
+        if run is not None and not isinstance(error, CheckpointUnsaved):
             run.refuse()
         if isinstance(error, (RunError, processes.ConnectError)):
             return _say(name, f"--{error}", _BAD_INPUT)
         return _say(name, f"--workdir: {error}" if isinstance(error, CheckpointError) else error, _BAD_INPUT)
-    except NonFinite as error:
+    except Diverged as error:
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
         return _say(name, f"{error}; a smaller {lower} may help", _FAILED)
     except Interrupted as error:

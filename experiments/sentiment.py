@@ -444,7 +444,13 @@ def bag_of_words_accuracy(train: "LabelledTexts", test: "LabelledTexts", class_w
     pipeline = make_pipeline(CountVectorizer(analyzer=analyzer), regression)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        pipeline.fit(train.texts, train.labels)
+        try:
+            pipeline.fit(train.texts, train.labels)
+        except ValueError:
+            if any(map(split_words, train.texts)):
+                raise
+            # Without any word there is no bag.
+            return float("nan")
     return float(pipeline.score(test.texts, test.labels))
 
 

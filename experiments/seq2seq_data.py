@@ -59,6 +59,8 @@ def task_of(config: Any) -> tuple[str, Task]:
     """
     parallel = [name for name in _PARALLEL if getattr(config, name) is not None]
     columns = [name for name in _TSV if getattr(config, name) is not None]
+    if config.swap and not columns:
+        raise FlagError("--swap: expected --train=PATH of pairs in two columns, found none")
     if not parallel and not columns:
         return config.task, TASKS[config.task]
     if parallel and columns:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from experiments import flags
 
 # A follower's own output goes nowhere, except for the reason why it ends.
@@ -26,9 +24,8 @@ def standard_error() -> Any:
 
 
 def silence_runtime() -> None:
-    """Before JAX is imported: its accounts of a lost process, and those of Orbax, are stack traces."""
+    """Before JAX is imported: its accounts of a lost process are stack traces."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "4")
-    logging.set_verbosity(logging.FATAL)
 
 
 def joined() -> bool:

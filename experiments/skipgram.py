@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from experiments.flags import FlagError, checked, flag
@@ -129,8 +130,9 @@ def result_of(config: SkipGram, run: "Run") -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text("utf-8"))
-        return result if result["config"]["epochs"] == config.epochs else None
-    except (ValueError, KeyError):  # damaged: it is written again
+        whole = all(name in result for name in ("metrics", "steps", "seconds", "parameters"))
+        return result if whole and result["config"]["epochs"] == config.epochs else None
+    except (ValueError, LookupError, TypeError):  # damaged: it is written again
         return None
 
 
@@ -158,8 +160,8 @@ def train_model(config: SkipGram, run: "Run") -> None:
     from rnn_jax.models.word_vectors import WordVectors
     from rnn_jax.training.files import replaced
 
-    # A run that has begun needs the one that it started from no more.
-    fresh = not (run.resumed and (run.path / COUNTS).exists())
+    # A run that is saved needs the one that it started from no more.
+    fresh = not run.is_saved()
     before = previous(config.init_from) if config.init_from is not None and fresh else None
     corpus = read_corpus(config, None if before is None else before[1], None if fresh else kept_lexicon(run))
     vocabulary = corpus.lexicon.vocabulary
@@ -222,13 +224,23 @@ def report(
 
 def kept_lexicon(run: "Run") -> "Lexicon":
     """The lexicon in the folder of a run."""
+    from rnn_jax.data.words import Lexicon
+    from rnn_jax.training.run import vocabulary_of
+
+    counts = load_counts(run.path)
+    return Lexicon(vocabulary_of(run.path), counts, int(counts.sum()))
+
+
+def load_counts(folder: Path) -> "np.ndarray":
+    """How often each word of a run occurs."""
     import numpy as np
 
-    from rnn_jax.data.vocabulary import Vocabulary
-    from rnn_jax.data.words import Lexicon
+    from rnn_jax.training.run import RunError
 
-    counts = np.load(run.path / COUNTS)
-    return Lexicon(Vocabulary.from_json((run.path / "vocabulary.json").read_text("utf-8")), counts, int(counts.sum()))
+    try:
+        return np.load(folder / COUNTS)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"workdir: cannot read {folder / COUNTS}: {error}") from None
 
 
 def read_corpus(config: SkipGram, old_counts: Counter[str] | None = None, known: "Lexicon | None" = None) -> Corpus:
@@ -281,20 +293,18 @@ def describe_data(config: SkipGram, corpus: Corpus) -> dict[str, Any]:
 
 def previous(workdir: str) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
     """(table -> word -> row, counts) of another run of word vectors."""
-    from pathlib import Path
-
     import numpy as np
 
     from rnn_jax.training.run import RunError, load
 
     try:
         loaded = load(workdir)
+        if loaded.experiment != "skipgram":
+            raise FlagError(f"--init_from: expected a run of skipgram, found one of {loaded.experiment}: {workdir}")
+        counts = load_counts(Path(workdir).expanduser())
     except RunError as error:
         raise FlagError(f"--init_from: {str(error).removeprefix('workdir: ')}") from None
-    if loaded.experiment != "skipgram":
-        raise FlagError(f"--init_from: expected a run of skipgram, found one of {loaded.experiment}: {workdir}")
     words = loaded.vocabulary.symbols
-    counts = np.load(Path(workdir).expanduser() / COUNTS)
     rows = {name: dict(zip(words, np.asarray(table), strict=True)) for name, table in loaded.params.items()}
     return rows, Counter(dict(zip(words, counts.tolist(), strict=True)))
 

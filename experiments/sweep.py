@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +25,12 @@ from rnn_jax.sweep import Space
 from rnn_jax.training.display import Display
 from rnn_jax.training.figures import drawn
 from rnn_jax.training.files import write_json, write_text
-from rnn_jax.training.loop import Interrupted, NonFinite
+from rnn_jax.training.loop import Diverged, Interrupted, NonFinite
 from rnn_jax.training.metrics import TRAIN, VALID, curve, read_metrics
-from rnn_jax.training.run import Run, open_run, read_config
+from rnn_jax.training.run import Run, RunError, load, open_run, read_config
+from rnn_jax.training.sharding import chosen_devices
 from rnn_jax.training.signals import SignalCatcher
+from rnn_jax.training.state import parameter_count
 
 # These differ between runs of one program: they decide initial values, the order of the data and the learning rate of
 # each step, which the host knows, or are numbers in the optimiser's state.
@@ -39,6 +42,8 @@ TRACED = frozenset((*_BY_THE_HOST, *_BY_THE_OPTIMISER))
 _PLACED = ("devices", "shard_params")
 
 DONE, DIVERGED, HALVED = "done", "diverged", "halved"
+# The best of a sweep is one whose command can be given again to the same end.
+_PREFERRED = (DONE, HALVED, DIVERGED)
 
 
 class _Halved(Exception):
@@ -80,13 +85,16 @@ class Member:
     def recall(self) -> bool:
         """Whether the run has ended before; then as it was. One that is asked for more now has not."""
         path = self.path / "outcome.json"
-        if not path.exists():
+        try:
+            outcome = json.loads(path.read_text(encoding="utf-8"))
+            monitor, metrics = outcome["monitor"], outcome["metrics"].items()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            # Not there, or damaged: the run says anew how it ended.
             return False
-        outcome = json.loads(path.read_text(encoding="utf-8"))
         if outcome["status"] == DONE and flags.restored(self.config, read_config(self.path)["config"]) != self.config:
             return False
-        self.status, self.monitor = outcome["status"], outcome["monitor"]
-        self.metrics = {name: math.nan if value is None else value for name, value in outcome["metrics"].items()}
+        self.status, self.monitor = outcome["status"], monitor
+        self.metrics = {name: math.nan if value is None else value for name, value in metrics}
         return True
 
 
@@ -169,11 +177,21 @@ def run_sweep(name: str, main: Callable[[Any, Any], None], config: Any, run: Run
             open_ones = [member for member in group if not member.recall()]
             if open_ones:
                 label = f"group {number + 1} of {len(groups)}, " if len(groups) > 1 else ""
-                _train_group(name, main, open_ones, config, label, runs=len(group))
+                try:
+                    _train_group(name, main, open_ones, config, label, runs=len(group))
+                except Exception:
+                    _discard(run, members)
+                    raise
             if signals.received is not None:
                 raise Interrupted(signals.received, max((_steps_done(member) for member in group), default=0))
             _write_table(run.path / "sweep.csv", members)
     report(name, config, run, members)
+
+
+def _discard(run: Run, members: Sequence[Member]) -> None:
+    """Take away what a fresh sweep has written of its own, if none of its runs has begun."""
+    if not run.resumed and not any(member.path.exists() for member in members):
+        shutil.rmtree(run.path / "runs", ignore_errors=True)
 
 
 def _halving(config: Any) -> bool:
@@ -232,7 +250,10 @@ def _train_group(
 
 def _devices(config: Any, method: str) -> list[Any]:
     """Those over which the runs are spread."""
-    return jax.local_devices()[: getattr(config, "devices", None) if method in ("auto", "devices") else 1]
+    count = getattr(config, "devices", None)
+    with flags.checked():
+        visible = chosen_devices(count)
+    return visible if method in ("auto", "devices") else visible[:1]
 
 
 def _train_member(
@@ -362,7 +383,10 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
     monitor = monitored(members)
     ranked = sorted(
         (member for member in members if math.isfinite(member.metrics.get(monitor, math.nan))),
-        key=lambda member: (member.status != DONE, member.metrics[monitor] * (-1 if larger_is_better(monitor) else 1)),
+        key=lambda member: (
+            _PREFERRED.index(member.status),
+            member.metrics[monitor] * (-1 if larger_is_better(monitor) else 1),
+        ),
     )
     names = list(members[0].setting)
     _plot_curves(run.path / "sweep_loss.png", members, monitor)
@@ -373,6 +397,8 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
         found = [str(member.number) for member in members if member.status == status]
         if found:
             print(f"{status}: runs {', '.join(found)}")
+    if all(member.status == DIVERGED for member in members):
+        raise Diverged(f"every run of the sweep diverged; what they were is in {run.path}")
     if not ranked:
         raise flags.FlagError(f"--sweep: expected one run at least to end with a finite {monitor}, found none")
     for member in ranked[:5]:
@@ -384,7 +410,10 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
     best = ranked[0]
     line = flags.command(f"experiments.{name}", _alone(best.config))
     print(f"the best one alone: {line}")
-    result = json.loads((best.path / "result.json").read_text(encoding="utf-8")) if best.status == DONE else {}
+    if best.status == DONE:
+        result = json.loads((best.path / "result.json").read_text(encoding="utf-8"))
+    else:
+        result = _result_of(name, best)
     write_json(
         run.path / "result.json",
         result
@@ -401,6 +430,18 @@ def report(name: str, config: Any, run: Run, members: list[Member]) -> None:
         },
     )
     print(f"table, curves and runs in {shlex.quote(str(run.path))}")
+
+
+def _result_of(name: str, member: Member) -> dict[str, Any]:
+    """What result.json would hold of a run that did not come to its end."""
+    last = max(read_metrics(member.path / "metrics.jsonl"), key=lambda line: line["step"])
+    try:
+        parameters = parameter_count(load(member.path).params)
+    except RunError:
+        # It ended before it had saved any.
+        parameters = None
+    run = Run(member.path, name, flags.stored(member.config))
+    return run.result(metrics=member.metrics, steps=last["step"], seconds=last["seconds"], parameters=parameters)
 
 
 def _alone(config: Any) -> Any:

@@ -151,6 +151,8 @@ class Splits:
 
 def main(config: Tagging, run: "Run") -> None:
     """Train and evaluate; or use a trained run."""
+    if config.html is not None and config.predict_file is None:
+        raise FlagError("--html: expected --predict_file=PATH with it, found none")
     if config.predict is not None or config.predict_file is not None:
         predict(config, run)
     else:
@@ -434,7 +436,7 @@ def predict(config: Tagging, run: "Run") -> None:
         text = read_text(config.predict_file, "predict_file")
         labels = tag_text(loaded.model, loaded.params, encoder, text)
         if config.html is not None:
-            write_page(Path(config.html), config.predict_file, text, labels)
+            write_page(Path(config.html).expanduser(), config.predict_file, text, labels)
         print(rendered(config, text, labels))
     else:
         columns: dict[str, Any] = {**config.columns, "label_column": None}

@@ -1,7 +1,8 @@
 """The common way from a configuration to trained parameters."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,11 @@ from experiments.joint import SURROUNDINGS, apart
 from rnn_jax.layers.dropout import TracedRate
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Batches
-from rnn_jax.training.loop import fit
+from rnn_jax.training.loop import NonFinite, fit
 from rnn_jax.training.metrics import MetricsWriter
 from rnn_jax.training.optimizers import make_optimizer
 from rnn_jax.training.plots import plot_loss
-from rnn_jax.training.run import Run, RunError, load
+from rnn_jax.training.run import Run, RunError, load, read_config, vocabulary_of
 from rnn_jax.training.schedules import make_schedule
 from rnn_jax.training.sharding import BatchSharding, batch_sharding
 from rnn_jax.training.state import TrainState
@@ -115,8 +116,8 @@ def train(
         ema_decay=config.ema_decay,
         **({"beta2": config.beta2} if config.optimizer in ("adam", "adamw") else {}),
     )
-    if config.init_from is not None and not run.resumed:
-        params = _initial(config.init_from, params)
+    if config.init_from is not None and not run.is_saved():
+        params = _initial(config.init_from, params, run)
     state = TrainState.create(params, optimizer, carry=carry, key=jax.random.key(config.seed))
     if around.device is not None:
         state = jax.device_put(state, around.device)
@@ -164,6 +165,10 @@ def train(
         # Read back only where training went on after it.
         at_its_best = result.progress.best_step in (None, result.progress.step)
         best = result.state if at_its_best else checkpoints.restore(result.state, best=True)
+    except NonFinite:
+        if around.on_trained is not None and checkpoints.progress is not None:
+            around.on_trained(monitor, checkpoints.progress.best_values)
+        raise
     finally:
         checkpoints.close()
     title = f"{run.experiment}: {run.path.name}"
@@ -229,11 +234,31 @@ def _watched(
     return evaluated
 
 
-def _initial(source: str, params: Any) -> Any:
+def check_initial(sources: Iterable[str]) -> None:
+    """Look for the runs that networks are to start from, before the first of these is trained.
+
+    Raises:
+        FlagError: one is none.
+    """
+    with _of_init_from():
+        for source in sources:
+            read_config(source)
+
+
+@contextlib.contextmanager
+def _of_init_from() -> Iterator[None]:
     try:
-        loaded = load(source).params
+        yield
     except RunError as error:
         raise FlagError(f"--init_from: {str(error).removeprefix('workdir: ')}") from None
+
+
+def _initial(source: str, params: Any, run: Run) -> Any:
+    with _of_init_from():
+        loaded = load(source).params
+        one, other = (vocabulary_of(path) for path in (source, run.shared or run.path))
+    if one != other:
+        raise FlagError(f"--init_from: expected a run of the same symbols as this one's, found others: {source}")
     wanted, found = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (params, loaded))
     if wanted != found:
         raise FlagError(

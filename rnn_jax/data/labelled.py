@@ -117,14 +117,15 @@ def collect(name: str, rows: Iterable[tuple[str, str, str]], argument: str) -> L
 
 
 def hold_out(examples: LabelledTexts, argument: str = "dev") -> tuple[LabelledTexts, LabelledTexts]:
-    """(training part, held-out part): a fixed tenth, chosen by the hash of the text.
+    """(training part, held-out part): a fixed tenth, chosen by the hash of the text, its case and blanks apart.
 
-    What has a label that the training part would lack stays in it.
+    So texts that differ in those alone are on one side. What has a label that the training part would lack stays in it.
 
     Raises:
         DataError: too few examples for either part.
     """
-    held = spare_rare([is_held_out(text) for text in examples.texts], [(label,) for label in examples.labels])
+    keys = [" ".join(text.lower().split()) for text in examples.texts]
+    held = spare_rare([is_held_out(key) for key in keys], [(label,) for label in examples.labels])
     if all(held) or not any(held):
         raise DataError(
             f"{argument}: expected enough texts to hold out a tenth, found {len(examples)} in {examples.name!r}"
@@ -183,6 +184,10 @@ def _read_csv(
             if column not in header:
                 found = ", ".join(map(repr, header))
                 raise DataError(f"{flag}: expected one of the columns {found} of {name!r}, line 1, found {column!r}")
+            if header.count(column) > 1:
+                raise DataError(
+                    f"{flag}: expected one column {column!r} in {name!r}, line 1, found {header.count(column)}"
+                )
         at_text, at_label = header.index(text_column), header.index(label_column)
         while True:
             line = reader.line_num + 1

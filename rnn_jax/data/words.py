@@ -1,5 +1,6 @@
 """Words for word vectors: a corpus of documents as numbers, and the distributions that word2vec draws from."""
 
+import codecs
 import contextlib
 import itertools
 import os
@@ -49,6 +50,8 @@ def read_documents(path: str | os.PathLike[str], argument: str = "corpus") -> It
     with open_data(path, argument) as file:
         for line in file:
             number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             try:
                 words = line.decode("utf-8").split()
             except UnicodeDecodeError:

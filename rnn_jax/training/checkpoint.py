@@ -44,7 +44,7 @@ class Progress:
 
 
 class CheckpointError(ValueError):
-    """What was saved cannot be used: one line."""
+    """What was saved cannot be used, or nothing can be saved: one line."""
 
 
 class CheckpointMismatch(CheckpointError):
@@ -53,6 +53,10 @@ class CheckpointMismatch(CheckpointError):
 
 class CheckpointDamaged(CheckpointError):
     """Its files have been changed, or are not all there."""
+
+
+class CheckpointUnsaved(CheckpointError):
+    """It could not be written, as on a disk that is full; those before it are whole."""
 
 
 class Checkpoints:
@@ -98,6 +102,9 @@ class Checkpoints:
 
         Returns:
             `progress` with its `best_save`.
+
+        Raises:
+            CheckpointUnsaved: it, or the one before, cannot be written.
         """
         number = (self._manager.latest_step() or 0) + 1
         before = None if self.progress is None else self.progress.best_save
@@ -108,7 +115,8 @@ class Checkpoints:
             rest=ocp.args.PyTreeSave(rest),
             progress=ocp.args.JsonSave(dataclasses.asdict(self.progress)),
         )
-        self._manager.save(number, args=items)
+        with self._writing():
+            self._manager.save(number, args=items)
         return self.progress
 
     def restore(self, like: TrainState, *, best: bool = False) -> TrainState:
@@ -153,13 +161,18 @@ class Checkpoints:
             return self._manager.restore(number, args=args)["params"]
 
     def wait(self) -> None:
-        """Return when all that was saved is on the disk."""
-        self._manager.wait_until_finished()
+        """Return when all that was saved is on the disk.
+
+        Raises:
+            CheckpointUnsaved: it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then free the threads."""
-        self.wait()
-        self._manager.close()
+        """Wait, then free the threads. Raises as `wait` does."""
+        with self._writing():
+            self._manager.close()
 
     def _number(self, best: bool) -> int:
         self.wait()
@@ -167,6 +180,17 @@ class Checkpoints:
         if last is None or self.progress is None:
             raise FileNotFoundError(f"{self._manager.directory}: no checkpoint")
         return self.progress.best_save if best and self.progress.best_save is not None else last
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            full = "No space left on device"
+            reason = full if full in str(error) else str(error).partition("\n")[0]
+            raise CheckpointUnsaved(
+                f"cannot write {self._manager.directory}: {reason}; what was saved before is whole"
+            ) from error
 
     def _read_progress(self, number: int) -> Progress:
         with self._reading(number):

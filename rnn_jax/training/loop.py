@@ -29,7 +29,11 @@ class Interrupted(Exception):
         self.step = step
 
 
-class NonFinite(Exception):
+class Diverged(Exception):
+    """Training led to numbers that are not finite."""
+
+
+class NonFinite(Diverged):
     """A loss or gradient was infinite or not a number.
 
     Args:
@@ -156,7 +160,7 @@ def fit(
             first = progress.step
             boundaries = [(first // every + 1) * every for every in intervals]
             end = min([*boundaries, math.inf if last_step is None else last_step])
-            if _reached(target, progress, monitor):
+            if _reached(target, progress, monitor) or _exhausted(patience, progress):
                 # A run that is resumed after its end.
                 end = first
             try:
@@ -187,9 +191,9 @@ def fit(
                 progress = progress.evaluated(values, best)
                 report.evaluation(progress, values, best)
                 if reason and not progress.best_values and not math.isfinite(values[monitor]):
-                    raise NonFinite(step, values[monitor], math.nan, saved=saved_step)
-                if patience is not None and progress.evaluations_since_best >= patience:
-                    reason = reason or "patience"
+                    raise NonFinite(step, values[monitor], math.nan, saved=saved_step or None)
+            if _exhausted(patience, progress):
+                reason = reason or "patience"
             if _reached(target, progress, monitor):
                 reason = reason or "target"
             stopped = processes.agree(caught())
@@ -214,6 +218,10 @@ def _due(every: int | None, before: int, step: int) -> bool:
 
 def _reached(target: float | int | None, progress: Progress, monitor: str) -> bool:
     return target is not None and progress.best_values.get(monitor, math.inf) <= target
+
+
+def _exhausted(patience: int | None, progress: Progress) -> bool:
+    return patience is not None and progress.evaluations_since_best >= patience
 
 
 class _Report:
@@ -244,7 +252,9 @@ class _Report:
             step = block.first + index
             values = {name: float(block.metrics[name][index]) for name in block.metrics if name != "count"}
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                raise NonFinite(step, values["loss"], values["grad_norm"], saved=step - 1 if self._saves else None)
+                raise NonFinite(
+                    step, values["loss"], values["grad_norm"], saved=step - 1 if self._saves and step > 1 else None
+                )
             if math.isnan(self._smooth_loss):
                 self._smooth_loss = values["loss"]
             self._smooth_loss += 0.05 * (values["loss"] - self._smooth_loss)

@@ -1,5 +1,6 @@
 """Metrics of a run: metrics.jsonl and TensorBoard events."""
 
+import contextlib
 import json
 import math
 import sys
@@ -77,7 +78,7 @@ def _summary_writer(folder: Path, purge_step: int) -> "SummaryWriter":
 
 
 def read_metrics(path: Path | str) -> list[dict]:
-    """The lines of a metrics.jsonl; without a last one that is incomplete, [] where there is no file."""
+    """The lines of a metrics.jsonl; without those that a sudden death cut off, [] where there is no file."""
     lines = []
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -85,7 +86,8 @@ def read_metrics(path: Path | str) -> list[dict]:
         return lines
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):
-            lines.append(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
     return lines
 
 

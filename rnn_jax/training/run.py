@@ -10,7 +10,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,17 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return (self.shared or self.path) / "checkpoints"
+
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint to go on from: a run may have died before its first."""
+        if not self.resumed:
+            return False
+        try:
+            checkpoints = Checkpoints(self.checkpoints, create=False)
+        except FileNotFoundError:
+            return False
+        checkpoints.close()
+        return checkpoints.progress is not None
 
     def part(self, folder: str, **settings: Any) -> "Run":
         """The run in a folder of this one, for one of several models; its configuration differs by `settings`."""
@@ -102,8 +113,10 @@ class Run:
 
     def refuse(self) -> None:
         """What was asked for cannot be done: a resumed run keeps the configuration that it had before."""
-        if self.before is not None and read_config(self.path)["config"] != self.before:
-            self._write_config(self.before)
+        # On a disk that is full it stays.
+        with contextlib.suppress(OSError):
+            if self.before is not None and read_config(self.path)["config"] != self.before:
+                self._write_config(self.before)
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
         write_json(self.path / "config.json", {"experiment": self.experiment, "config": config})
@@ -133,13 +146,29 @@ class Run:
 
         `signatures` says how a metric was computed, by the metric's name, where there is more than one way.
         """
-        data, path = self.path / "data.json", self.path / "result.json"
+        path = self.path / "result.json"
         speeds = _speeds(path, steps)
-        result = {
+        known = {name: value if math.isfinite(value) else speeds.get(name, value) for name, value in metrics.items()}
+        result = self.result(metrics=known, steps=steps, seconds=seconds, parameters=parameters, signatures=signatures)
+        write_json(path, result)
+
+    def result(
+        self,
+        *,
+        metrics: Mapping[str, float | int],
+        steps: int,
+        seconds: float,
+        parameters: int | None,
+        signatures: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """What `write_result` writes."""
+        data = self.path / "data.json"
+        return {
             "experiment": self.experiment,
             "config": self.config,
             "metrics": {
-                name: float(value) if math.isfinite(value) else speeds.get(name) for name, value in metrics.items()
+                name: None if value is None or not math.isfinite(value) else float(value)
+                for name, value in metrics.items()
             },
             **({} if signatures is None else {"signatures": dict(signatures)}),
             "steps": steps,
@@ -149,7 +178,6 @@ class Run:
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
             "data": _read(data) if data.exists() else None,
         }
-        write_json(path, result)
 
 
 def _speeds(path: Path, steps: int) -> dict[str, Any]:
@@ -205,7 +233,7 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
         RunError: the folder holds no run.
     """
     found = _read(_folder(workdir) / "config.json")
-    if not isinstance(found, dict) or not {"experiment", "config"} <= found.keys():
+    if not (isinstance(found, dict) and "experiment" in found and isinstance(found.get("config"), dict)):
         raise RunError(f"workdir: expected a run, found another config.json in {workdir}")
     return found
 
@@ -261,11 +289,11 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
         parts = {name: load(path / name, best=best) for name in description}
         model, params = ({name: getattr(part, of) for name, part in parts.items()} for of in ("model", "params"))
         return LoadedRun(model, params, None, stored["config"], stored["experiment"])
-    models = importlib.import_module("rnn_jax.models")
-    model_class = getattr(models, description["class"], None)
-    if model_class is None:
-        raise RunError(f"workdir: {path} holds a model that this version does not know: {description['class']}")
-    model = model_class(**{name: _hashable(value) for name, value in description["arguments"].items()})
+    with _reading(path / "model.json"):
+        model_class = getattr(importlib.import_module("rnn_jax.models"), description["class"], None)
+        if model_class is None:
+            raise RunError(f"workdir: {path} holds a model that this version does not know: {description['class']}")
+        model = model_class(**{name: _hashable(value) for name, value in description["arguments"].items()})
     try:
         checkpoints = Checkpoints(path / "checkpoints", create=False)
         with contextlib.closing(checkpoints):
@@ -274,14 +302,20 @@ def load(workdir: Path | str, *, best: bool = True) -> LoadedRun:
         raise RunError(f"workdir: {path} has no checkpoint yet") from None
     except CheckpointError as error:
         raise RunError(f"workdir: {error}") from error
-    vocabulary = path / "vocabulary.json"
-    return LoadedRun(
-        model,
-        params,
-        _vocabulary_from_json(_read(vocabulary)) if vocabulary.exists() else None,
-        stored["config"],
-        stored["experiment"],
-    )
+    return LoadedRun(model, params, vocabulary_of(path), stored["config"], stored["experiment"])
+
+
+def vocabulary_of(workdir: Path | str) -> Any:
+    """The `Vocabulary` or `Subwords` of a run, a dict of some by name, or None.
+
+    Raises:
+        RunError: its file is damaged.
+    """
+    path = _folder(workdir) / "vocabulary.json"
+    if not path.exists():
+        return None
+    with _reading(path):
+        return _vocabulary_from_json(_read(path))
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -339,6 +373,17 @@ def _read(path: Path) -> Any:
         raise RunError(f"workdir: expected a run, found no {path.name} in {path.parent}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"workdir: cannot read {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What of a file is not as this package writes it."""
+    try:
+        yield
+    except RunError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"workdir: cannot read {path}: damaged ({type(error).__name__}: {error})") from error
 
 
 def _plain(value: Any) -> Any:

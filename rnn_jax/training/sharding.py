@@ -114,6 +114,21 @@ class BatchSharding:
         return jax.tree.map(sharding, axes, is_leaf=lambda axis: axis is None)
 
 
+def chosen_devices(count: int | None) -> list[Any]:
+    """The first `count` of all visible devices; None: all.
+
+    Raises:
+        ValueError: there are fewer; or not all, where several processes use them.
+    """
+    visible = jax.devices()
+    count = len(visible) if count is None else count
+    if jax.process_count() > 1 and count != len(visible):
+        raise ValueError(f"devices: expected {len(visible)}, as several processes use all they have, found {count}")
+    if not 1 <= count <= len(visible):
+        raise ValueError(f"devices: expected 1 to {len(visible)}, as many as are visible, found {count}")
+    return visible[:count]
+
+
 def batch_sharding(
     batch_size: int,
     *,
@@ -134,12 +149,8 @@ def batch_sharding(
     Raises:
         ValueError: more devices than there are; a batch size that they do not divide.
     """
-    visible = jax.devices()
-    count = len(visible) if devices is None else devices
-    if jax.process_count() > 1 and count != len(visible):
-        raise ValueError(f"devices: expected {len(visible)}, as several processes use all they have, found {count}")
-    if not 1 <= count <= len(visible):
-        raise ValueError(f"devices: expected 1 to {len(visible)}, as many as are visible, found {count}")
+    chosen = chosen_devices(devices)
+    count = len(chosen)
     if batch_size % count:
         below = batch_size // count * count
         near = " or ".join(str(size) for size in (below, below + count) if size)
@@ -149,4 +160,4 @@ def batch_sharding(
         )
     if count == 1:
         return None
-    return BatchSharding(Mesh(np.array(visible[:count]), ("batch",)), batch_axis, carry_axis, shard_params)
+    return BatchSharding(Mesh(np.array(chosen), ("batch",)), batch_axis, carry_axis, shard_params)

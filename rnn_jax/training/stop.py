@@ -30,7 +30,7 @@ class StopRule:
         limits = [] if self.steps is None else [self.steps]
         if self.epochs is not None:
             # 1.1 epochs of 100 steps are 110, whatever their product is in binary.
-            limits.append(math.ceil(self.epochs * steps_per_epoch - 1e-9))
+            limits.append(max(int(self.epochs > 0), math.ceil(self.epochs * steps_per_epoch - 1e-9)))
         return min(limits, default=None)
 
     def fraction(self, step: int, seconds: float | int, steps_per_epoch: int) -> float | int:

@@ -127,6 +127,18 @@ def test_a_tenth_is_held_out_whatever_the_order():
         hold_out(examples(["x", "y"], ["same", "same"]))
 
 
+def test_texts_that_differ_in_case_and_blanks_are_on_one_side():
+    texts = [
+        form.format(number)
+        for number in range(100)
+        for form in ("word{} is here", "Word{}  is here", "word{} IS here ")
+    ]
+    train, dev = hold_out(examples(["x", "y"] * 150, texts))
+    kept, held = ({" ".join(text.lower().split()) for text in part.texts} for part in (train, dev))
+    assert held
+    assert not kept & held
+
+
 def test_the_only_text_of_a_class_is_not_held_out():
     texts = [f"text {number}" for number in range(100)]
     rare = next(number for number, text in enumerate(texts) if is_held_out(text))

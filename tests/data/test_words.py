@@ -1,5 +1,6 @@
 """Corpora of words: reading, counting, encoding, and the distributions of word2vec."""
 
+import codecs
 import gzip
 from collections import Counter
 
@@ -31,6 +32,8 @@ def test_one_document_a_line_plain_and_gz(tmp_path):
     packed.write_bytes(gzip.compress(TEXT.encode()))
     assert list(read_documents(plain)) == DOCUMENTS
     assert list(read_documents(packed)) == DOCUMENTS
+    plain.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
+    assert list(read_documents(plain)) == DOCUMENTS
 
 
 @pytest.mark.parametrize(

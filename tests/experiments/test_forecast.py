@@ -123,6 +123,19 @@ def test_a_csv_is_continued(trained, folder, stdin):
     assert read(run, "result.json") == before
 
 
+def test_a_column_far_from_zero_is_continued_in_its_own_digits(tmp_path):
+    path, values = tmp_path / "far.csv", 1e12 + np.arange(120) % 7
+    path.write_text("\n".join(["t,small", *(f"{value:.0f},{1e-9 * (value % 7)}" for value in values)]) + "\n")
+    code, _, err = run_forecast(f"--train={path}", f"--workdir={tmp_path / 'run'}", *SMALL)
+    assert code == 0, err
+    code, out, err = run_forecast(f"--workdir={tmp_path / 'run'}", f"--predict_file={path}", "--horizon=5")
+    assert code == 0, err
+    t, small = np.array(list(csv.reader(out.splitlines()))[1:], float).T
+    assert (t % 1 != 0).all()
+    assert np.abs(t - 1e12).max() < 20
+    assert (small != 0).all()
+
+
 def test_resuming_says_the_same(trained):
     run, out = trained
     code, again, err = run_forecast(f"--workdir={run}")

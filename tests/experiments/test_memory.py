@@ -152,6 +152,15 @@ def test_a_cell_that_diverges_does_not_stop_the_others(tmp_path):
     assert "is saved" in err
 
 
+def test_where_all_cells_start_from_is_known_before_the_first_is_trained(trained, tmp_path):
+    code, out, err = run_memory(
+        "--cells=elman,gru", f"--init_from={trained[0]}", f"--workdir={tmp_path / 'run'}", *SMALL
+    )
+    assert (code, out) == (2, "")
+    assert err == f"memory: --init_from: expected a run, found no config.json in {trained[0]}/gru\n"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -201,6 +201,63 @@ def test_a_loss_that_is_not_a_number_ends_the_run_in_one_line(tmp_path):
     assert errors.startswith("resuming run after step 32\n")
 
 
+def test_a_run_that_died_before_its_first_checkpoint_starts_again_where_it_was_to(whole, tmp_path):
+    folder, arguments = whole[0], ("--steps=20", "--learning_rate=0.01")
+    assert run(f"--init_from={folder}", *arguments, "--workdir=undisturbed", folder=tmp_path)[0] == 0
+    shutil.copytree(tmp_path / "undisturbed", tmp_path / "run")
+    for name in ("result.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    code, _, errors = run("--workdir=run", folder=tmp_path)
+    assert code == 0, errors
+    assert without_times(tmp_path / "run") == without_times(tmp_path / "undisturbed")
+
+
+def test_a_run_of_other_symbols_is_no_start(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "other")
+    vocabulary = tmp_path / "other" / "vocabulary.json"
+    stored = json.loads(vocabulary.read_text())
+    vocabulary.write_text(json.dumps(stored | {"symbols": [symbol.upper() for symbol in stored["symbols"]]}))
+    code, _, errors = run("--init_from=other", folder=tmp_path)
+    assert (code, errors) == (
+        2, "toy: --init_from: expected a run of the same symbols as this one's, found others: other\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"experiment": "toy", "config": []}'),
+        ("vocabulary.json", "[]"),
+        ("model.json", '{"class": "LanguageModel"}'),
+    ],
+)
+def test_a_damaged_folder_is_one_line(whole, tmp_path, name, text):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    code, _, errors = run("--workdir=run", "--show", folder=tmp_path)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert re.match(rf"toy: --workdir: (cannot read \S*{name}: damaged|expected a run, found another {name})", errors)
+
+
+def test_a_damaged_line_of_metrics_is_left_out(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join([lines[0], lines[1][:20] + "\n", *lines[2:]]))
+    code, _, errors = run("--workdir=run", "--steps=125", folder=tmp_path)
+    assert code == 0, errors
+    assert steps_logged(tmp_path) >= 120
+
+
+def test_standard_streams_that_are_closed_or_full(whole, tmp_path):
+    for redirected, expected in ((">&-", (0, "")), (">/dev/full", (1, "toy: cannot write: No space left on device\n"))):
+        command = f"{sys.executable} -m toy_experiment --help {redirected}"
+        paths = os.pathsep.join(str(path) for path in (HERE, HERE.parent.parent))
+        environment = os.environ | {"PYTHONPATH": paths}
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == expected
+
+
 def test_resuming_with_other_settings(whole, tmp_path):
     folder = whole[0].parent
 
@@ -261,6 +318,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         ("--fail=flag",): "toy: --fail: expected anything else, found flag\n",
         ("--show",): "toy: --show: expected a trained run as --workdir, found none\n",
         ("--show", "--workdir=none"): "toy: --workdir: expected a trained run, found none in none\n",
+        ("--halving",): "toy: --halving: expected --sweep too, found none\n",
         ("--devices=9",): "toy: --devices: expected 1 to 1, as many as are visible, found 9\n",
         ("--init_from=none", "--workdir=new"): ("toy: --init_from: expected a run, found no config.json in none\n"),
     }.items():

@@ -181,6 +181,30 @@ def test_halving_keeps_the_better_half(tmp_path):
     assert steps == [10, 10, 20, 40]
 
 
+def test_a_sweep_whose_runs_all_diverge(tmp_path):
+    arguments = ("--sweep=learning_rate=0.1,0.2", "--eval_every=5", "--steps=10", "--workdir=s")
+    code, output, errors = run(*arguments, "--bad_step=7", folder=tmp_path)
+    assert code == 1
+    assert errors.splitlines()[-1].startswith("toy: every run of the sweep diverged; what they were is in s; a smaller")
+    assert "diverged: runs 0, 1" in output
+    # What was known when they ended.
+    rows = table(tmp_path / "s")
+    assert [row["status"] for row in rows] == ["diverged"] * 2
+    assert all(math.isfinite(float(row["val_loss"])) for row in rows)
+
+
+def test_the_result_of_a_run_that_was_halved(tmp_path):
+    """The better half diverges: the best is one that was ended at its first evaluation."""
+    arguments = ("--halving", "--steps=40", "--eval_every=10", "--bad_step=12", "--workdir=s")
+    code, _, errors = run("--sweep=learning_rate=1e-5,0.1", *arguments, folder=tmp_path)
+    assert code == 0, errors
+    assert [row["status"] for row in table(tmp_path / "s")] == ["halved", "diverged"]
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert (result["best_run"], result["steps"]) == (0, 10)
+    assert result["metrics"].keys() == {"val_loss"}
+    assert {"experiment", "config", "seconds", "parameters", "device", "versions", "data"} <= result.keys()
+
+
 def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
     arguments = ("--sweep=batch_size=2,4", "--steps=10")
     assert run(*arguments, "--workdir=whole", folder=tmp_path)[0] == 0
@@ -237,13 +261,15 @@ def test_a_sweep_at_its_end_goes_on_to_more_steps(tmp_path):
             "--sweep_method: expected auto, vmap, loop, devices or a positive number",
         ),
         (["--sweep=seed=0..1", "--show", "--workdir=x"], "--show: expected the folder of one run"),
+        (["--sweep=seed=0..1", "--devices=9"], "--devices: expected 1 to 1, as many as are visible, found 9"),
+        (["--sweep=seed=0..1", "--fail=data"], "corpus: expected a text, found nothing"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):
     code, _, errors = run(*arguments, folder=tmp_path)
     assert code == 2
-    assert errors.startswith(f"toy: {message}")
-    assert errors.count("\n") == 1
+    assert errors.splitlines()[-1].startswith(f"toy: {message}")
+    assert not list(tmp_path.glob("runs/*"))
 
 
 TOGETHER = {

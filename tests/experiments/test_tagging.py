@@ -201,6 +201,7 @@ def test_source_code_is_coloured(coloured, tmp_path):
         (["--predict= ", "--workdir=RUN"], "--predict: expected a text, found nothing"),
         (["--predict_file=BAD", "--workdir=RUN"], "predict_file: expected 3 columns as in line 1, found 2 in line 3"),
         (["--predict_file=BAD", "--html=x", "--workdir=RUN"], "--html: expected a run on source code"),
+        (["--html=x"], "--html: expected --predict_file=PATH with it, found none"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(trained, corpus, tmp_path, monkeypatch, arguments, message):

@@ -186,6 +186,8 @@ def test_patience_counts_evaluations_across_interruptions(run):
     result = run(**options)
     assert result.reason == "patience"
     assert (result.progress.step, result.progress.best_step) == (100, 40)
+    again = run(**options)
+    assert (again.reason, again.progress.step, len(seen)) == ("patience", 100, 5)
 
 
 def test_a_target_ends_the_run_for_good(run):
