@@ -169,7 +169,7 @@ def main() -> None:
     """Read the flags, measure, print, write the JSON."""
     parser = timing.parser("benchmarks.seq2seq", __doc__)
     parser.add_argument("--batch", type=int, default=128, help="sentences in a training batch")
-    parser.add_argument("--decode_batch", type=int, default=64, help="sentences searched at once")
+    parser.add_argument("--decode_batch", type=int, nargs="+", default=[64, 8, 1], help="sentences searched at once")
     parser.add_argument("--length", type=int, default=20, help="symbols of a source and of a target")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=8000)
@@ -178,9 +178,8 @@ def main() -> None:
     flags = timing.read_flags(parser)
 
     rows = []
-    for index, (task, unit, batch) in enumerate(
-        (("training", "target tokens", flags.batch), ("beam search", "sentences", flags.decode_batch))
-    ):
+    searches = [(1, "beam search", "sentences", batch) for batch in flags.decode_batch]
+    for index, task, unit, batch in [(0, "training", "target tokens", flags.batch), *searches]:
         sizes = Sizes(batch, flags.length, flags.length, flags.hidden, flags.vocabulary, flags.beam)
         calls = {"rnn_jax": ours(sizes)[index]}
         try:
@@ -193,7 +192,7 @@ def main() -> None:
         for name, row in table.items():
             faster = f"  ours is {1 / row['ratio']:.2f} times as fast" if "ratio" in row else ""
             speed = units / row["median_ms"] * 1e3
-            print(f"{task:11} {name:8} {row['median_ms']:9.1f} ms {speed:9.0f} {unit}/s{faster}", flush=True)
+            print(f"{task:11} {batch:4} {name:8} {row['median_ms']:9.1f} ms {speed:9.0f} {unit}/s{faster}", flush=True)
     print(timing.write("seq2seq", {"rows": rows}, flags.json))
 
 
