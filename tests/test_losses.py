@@ -27,11 +27,11 @@ def test_masked_positions_count_nothing_and_get_no_gradient():
     logits = jax.random.normal(jax.random.key(0), (4, 2, 3))
     targets = jnp.zeros((4, 2), jnp.int32)
     mask = jnp.array([[True, True], [True, False], [False, False], [False, True]])
-    total, count = losses.cross_entropy(logits, targets, mask)
+    total, count = jax.jit(losses.cross_entropy)(logits, targets, mask)
     kept, _ = losses.cross_entropy(logits[mask], targets[mask])
     assert total == pytest.approx(float(kept), rel=1e-6)
     assert count == 4
-    gradient = jax.grad(lambda logits: losses.cross_entropy(logits, targets, mask)[0])(logits)
+    gradient = jax.jit(jax.grad(lambda logits: losses.cross_entropy(logits, targets, mask)[0]))(logits)
     assert not gradient[~mask].any()
     assert gradient[mask].any(axis=-1).all()
 
@@ -112,11 +112,12 @@ def test_logits_of_a_whole_sequence_are_held_nowhere(monkeypatch):
 def test_the_readouts_loss_computes_in_few_bits_and_adds_in_single_precision():
     vectors, kernel = jnp.full((64, 3, 8), 1 / 3), jnp.full((8, 5), 1 / 3)
     bias, targets = jnp.arange(5.0), jnp.zeros((64, 3), jnp.int32)
-    exact, _ = losses.linear_cross_entropy(vectors, kernel, bias, targets)
-    rounded, count = losses.linear_cross_entropy(vectors, kernel, bias, targets, dtype="bfloat16")
+    loss = jax.jit(losses.linear_cross_entropy, static_argnames="dtype")
+    exact, _ = loss(vectors, kernel, bias, targets)
+    rounded, count = loss(vectors, kernel, bias, targets, dtype="bfloat16")
     assert (rounded.dtype, float(count)) == (jnp.float32, 192)
     assert float(rounded) == pytest.approx(float(exact), rel=1e-5)  # all logits move alike
-    gradient = jax.grad(lambda x: losses.linear_cross_entropy(x, kernel, bias, targets, dtype="bfloat16")[0])(vectors)
+    gradient = jax.jit(jax.grad(lambda x: loss(x, kernel, bias, targets, dtype="bfloat16")[0]))(vectors)
     assert gradient.dtype == jnp.float32
 
 
@@ -130,7 +131,7 @@ def test_the_readouts_loss_in_parts_keeps_single_precision(monkeypatch):
         function = jax.value_and_grad(
             lambda *weights: losses.linear_cross_entropy(vectors, *weights, targets)[0], (0, 1)
         )
-        return function(kernel, bias)
+        return jax.jit(function)(kernel, bias)
 
     with jax.enable_x64(True):
         (total, whole), (in_parts, parts) = gradient(2**22), gradient(1)

@@ -38,11 +38,16 @@ from rnn_jax import CELLS, unroll
 pytestmark = pytest.mark.usefixtures("x64")
 
 every_cell = pytest.mark.parametrize("name", ALL)
+# What a cell's own equations do not touch: those that differ most in form each time.
+every_form = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in (*LAWFUL, "counter", "conv_lstm", "lru") else pytest.mark.slow) for n in ALL],
+)
 every_registered_cell = pytest.mark.parametrize("name", LAWFUL)
 every_factory = pytest.mark.parametrize("name", CELLS)
 
-# Second derivatives and the numerical check take long to compile: the registered ones and the hardest of the others.
-# Gates, a matrix product in the update, a nonlinear recurrence; the others take as long and show little more.
+# Second derivatives and the numerical check take long to compile: gates, a matrix product in the update, a nonlinear
+# recurrence; other registered cells and the hardest of the rest show little more.
 FAST_AND_DEEP = ("lstm", "jordan", "mogrifier")
 DEEP = pytest.mark.parametrize(
     "name",
@@ -275,7 +280,7 @@ def test_a_sequence_of_length_zero_returns_its_initial_carry(name):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(outputs))
 
 
-@every_cell
+@every_form
 def test_a_sequence_may_be_run_in_two_parts(name):
     this, k = case(name), 4
     first, second = (
@@ -320,7 +325,7 @@ def test_reverse_is_each_true_sequence_reversed(name):
     assert_close((final, outputs), (flipped_final, flip(flipped)), 1e-14)
 
 
-@every_cell
+@every_form
 def test_batched_equals_vmapped(name):
     """The batch axis by `vmap` of an unbatched call; parameters mapped too."""
     this = case(name)

@@ -213,7 +213,8 @@ def test_flags_that_do_not_go_together(arguments, message, capsys):
     assert capsys.readouterr().err == f"charlm: {message}\n"
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_coordinator_that_does_not_answer(number, tmp_path):
     flags = ("--coordinator=127.0.0.1:1" if number else "--coordinator=127.0.0.1:30999", "--num_processes=2")
     process = start(*flags, f"--process_id={number}", "--connect_timeout=2", f"--workdir={tmp_path / 'run'}")

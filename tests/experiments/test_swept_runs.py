@@ -70,7 +70,7 @@ def alone(tmp_path_factory):
     return {number: losses(folder / str(number)) for number in chosen}
 
 
-@pytest.mark.parametrize("method", ["vmap", "loop", "3"])
+@pytest.mark.parametrize("method", ["vmap", "loop", pytest.param("3", marks=pytest.mark.slow)])
 def test_a_sweep_gives_the_losses_of_its_runs(method, alone, tmp_path, programs):
     settings = "learning_rate=log(0.001,0.03,2);seed=0..1"
     code, output, errors = run(
@@ -145,7 +145,8 @@ finally:
 """
 
 
-@pytest.mark.parametrize("method", ["vmap", pytest.param("loop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["vmap", "loop"])
 def test_runs_that_take_several_steps_at_once_have_the_losses_of_one_alone(method, alone, tmp_path):
     process = start(
         *FLAGS, "--sweep=learning_rate=log(0.001,0.03,2);seed=0..1", f"--sweep_method={method}", "--workdir=s",

@@ -72,7 +72,9 @@ def test_every_leaf_of_every_layer_begins_with_the_context():
         assert (a != b).any(axis=1).all()
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize(
+    "context", ["both", *(pytest.param(c, marks=pytest.mark.slow) for c in CONTEXTS if c != "both")]
+)
 def test_padding_never_matters(context):
     """Alone, padded left or right, or beside a longer one and one of padding alone: same outputs, same gradient."""
     model, variables = build(context)

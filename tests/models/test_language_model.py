@@ -40,7 +40,9 @@ def build(name):
     return model, draw_variables(model, TOKENS)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "embedding" else ()) for name in VARIANTS]
+)
 def test_token_by_token_equals_the_whole_sequence(name):
     model, variables = build(name)
     apply, step = jax.jit(functools.partial(model.apply, variables)), jax.jit(decode_step(model, variables))
