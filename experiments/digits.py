@@ -27,9 +27,6 @@ DRAWN_SHOWN = 8
 REAL_SHOWN = 2
 INK = " .:-=+*#%@"
 
-# The folder of the drawing network where there are reading ones, too.
-DRAWING = "draw"
-
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig(TrainingConfig):
@@ -90,8 +87,9 @@ def train_models(config: DigitsConfig, run: "Run") -> None:
     from rnn_jax.data.digits import load_digits
     from rnn_jax.training.state import parameter_count
 
-    parts = [part(config, run, folder) for folder in folders(config)]
-    check_initial(of_part.init_from for of_part, of_run in parts if of_part.init_from and not of_run.is_saved())
+    if config.init_from is not None:
+        parts = [part(config, run, folder) for folder in folders(config)]
+        check_initial(str(of_part.init_from) for of_part, of_run in parts if not of_run.is_saved())
     digits = load_digits()
     metrics: dict[str, float] = {}
     trained: list[Trained] = []
@@ -99,7 +97,7 @@ def train_models(config: DigitsConfig, run: "Run") -> None:
     if config.task != "draw":
         metrics |= cross_validate(share(config, half), run, digits, trained)
     if config.task != "read":
-        metrics |= train_drawer(*part(share(config, half), run, folders(config)[-1]), run, digits, trained)
+        metrics |= train_drawer(*part(share(config, half), run, drawer_folder(config)), run, digits, trained)
     for name, value in metrics.items():
         print(f"{name:20} {value:.4f}")
     run.write_result(
@@ -120,7 +118,12 @@ def share(config: DigitsConfig, fraction: float) -> DigitsConfig:
 def folders(config: DigitsConfig) -> list[str]:
     """The folders of all networks, see `part`."""
     reading = [fold_folder(number) for number in range(1, config.folds + 1)] if config.task != "draw" else []
-    return reading + ([DRAWING if config.task == "both" else ""] if config.task != "read" else [])
+    return reading + ([drawer_folder(config)] if config.task != "read" else [])
+
+
+def drawer_folder(config: DigitsConfig) -> str:
+    """The folder of the drawing network: one of its own where there are reading ones, too."""
+    return "draw" if config.task == "both" else ""
 
 
 def fold_folder(number: int) -> str:
@@ -446,7 +449,7 @@ def sample(config: DigitsConfig, run: "Run") -> None:
         raise FlagError(f"--sample: expected digits, such as 2048, found {text!r}")
     if config.task == "read":
         raise FlagError("--sample: expected a run that learned to draw, found one of --task=read")
-    loaded = load(run.path / "draw" if config.task == "both" else run.path)
+    loaded = load(run.path / drawer_folder(config))
     images = draw_digits(loaded.model, loaded.params, np.array([int(digit) for digit in text], np.int32), config)
     for line in np.concatenate([*images], axis=1):
         # Twice each: a character is about half as wide as it is high.

@@ -295,15 +295,14 @@ def previous(workdir: str) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
     """(table -> word -> row, counts) of another run of word vectors."""
     import numpy as np
 
-    from rnn_jax.training.run import RunError, load
+    from experiments.train import naming_init_from
+    from rnn_jax.training.run import load
 
-    try:
+    with naming_init_from():
         loaded = load(workdir)
         if loaded.experiment != "skipgram":
             raise FlagError(f"--init_from: expected a run of skipgram, found one of {loaded.experiment}: {workdir}")
         counts = load_counts(Path(workdir).expanduser())
-    except RunError as error:
-        raise FlagError(f"--init_from: {str(error).removeprefix('workdir: ')}") from None
     words = loaded.vocabulary.symbols
     rows = {name: dict(zip(words, np.asarray(table), strict=True)) for name, table in loaded.params.items()}
     return rows, Counter(dict(zip(words, counts.tolist(), strict=True)))

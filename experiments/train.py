@@ -240,13 +240,14 @@ def check_initial(sources: Iterable[str]) -> None:
     Raises:
         FlagError: one is none.
     """
-    with _of_init_from():
+    with naming_init_from():
         for source in sources:
             read_config(source)
 
 
 @contextlib.contextmanager
-def _of_init_from() -> Iterator[None]:
+def naming_init_from() -> Iterator[None]:
+    """Take what is wrong with a run in this block for what is wrong with --init_from."""
     try:
         yield
     except RunError as error:
@@ -254,7 +255,7 @@ def _of_init_from() -> Iterator[None]:
 
 
 def _initial(source: str, params: Any, run: Run) -> Any:
-    with _of_init_from():
+    with naming_init_from():
         loaded = load(source).params
         one, other = (vocabulary_of(path) for path in (source, run.shared or run.path))
     if one != other:
@@ -276,7 +277,7 @@ def initial_params(model: Any, key: jax.Array, *inputs: Any, **named: Any) -> An
 def describe_parameters(params: Any) -> str:
     """A table of the parameters: name, shape, number."""
     rows = [
-        ("/".join(str(getattr(key, "key", key)) for key in path), "x".join(map(str, leaf.shape)), leaf.size)
+        (jax.tree_util.keystr(path, simple=True, separator="/"), "x".join(map(str, leaf.shape)), leaf.size)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ]
     rows.append(("all", "", sum(size for *_, size in rows)))

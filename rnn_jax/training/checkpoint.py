@@ -136,7 +136,8 @@ class Checkpoints:
         params, rest = _split(like)
         args = ocp.args.Composite(params=_restore_as(params), rest=_restore_as(rest))
         with self._reading(number):
-            saved = {name: self._shapes(number, name) for name in ("params", "rest")}
+            metadata = self._manager.item_metadata(number)
+            saved = {name: _named_shapes(metadata[name].tree) for name in ("params", "rest")}
             if saved != {"params": _named_shapes(params), "rest": _named_shapes(rest)}:
                 raise CheckpointMismatch(
                     f"expected the arrays of this model and optimizer, found others in {self._manager.directory}; "
@@ -197,9 +198,6 @@ class Checkpoints:
             stored = self._manager.restore(number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
             return Progress(**stored["progress"])
 
-    def _shapes(self, number: int, item: str) -> dict[tuple[str, ...], tuple[int, ...]]:
-        return _named_shapes(self._manager.item_metadata(number)[item].tree)
-
     @contextlib.contextmanager
     def _reading(self, number: int) -> Iterator[None]:
         """What Orbax says of files that it cannot make sense of depends on the file."""
@@ -243,13 +241,12 @@ def _join(params: Any, rest: dict[str, Any], like: TrainState) -> TrainState:
     return joined.swapped()
 
 
-def _named_shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays by their paths, in which keys of a dict, attributes and places are all written alike."""
-
-    def name(key: Any) -> str:
-        return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
-
-    return {tuple(map(name, path)): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _restore_as(tree: Any) -> Any:

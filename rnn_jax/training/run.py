@@ -75,6 +75,7 @@ class Run:
             path=path,
             config=self.config | settings,
             resumed=processes.agree((path / "config.json").exists()),
+            before=None,
             shared=None if self.shared is None else self.shared / folder,
         )
 
@@ -113,8 +114,8 @@ class Run:
 
     def refuse(self) -> None:
         """What was asked for cannot be done: a resumed run keeps the configuration that it had before."""
-        # On a disk that is full it stays.
-        with contextlib.suppress(OSError):
+        # On a disk that is full it stays, and where it is gone.
+        with contextlib.suppress(OSError, RunError):
             if self.before is not None and read_config(self.path)["config"] != self.before:
                 self._write_config(self.before)
 
