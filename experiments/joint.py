@@ -34,7 +34,8 @@ class Surroundings:
         share_steps: turns the training step of this run into one taken together with others.
         apart: see `apart`.
         make_display: unit -> what shows the training.
-        on_evaluation: told the values of every evaluation but the last; an exception from it ends the run.
+        on_evaluation: told the name of the monitored metric and the values of every evaluation but the last; an
+            exception from it ends the run.
         on_trained: told the name of the monitored metric and the values of the best evaluation.
         runs: how many take their steps together.
         sharing_clock: how many have done so since they began, by one clock: as many times `max_seconds` are theirs
@@ -48,7 +49,7 @@ class Surroundings:
     share_steps: Callable[[TrainStep], TrainStep] = lambda step: step
     apart: Callable[..., Any] = lambda kind, function, *arguments: function(*arguments)
     make_display: Callable[[str], Any] = lambda unit: Display(unit=unit)
-    on_evaluation: Callable[[Mapping[str, float], str], None] | None = None
+    on_evaluation: Callable[[str, Mapping[str, float]], None] | None = None
     on_trained: Callable[[str, Mapping[str, float]], None] | None = None
     runs: int = 1
     sharing_clock: int = 1

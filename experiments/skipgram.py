@@ -30,6 +30,8 @@ NEIGHBOURS = 8
 FEWEST = 1_000
 # How often each word occurs, in the folder of a run; and the seconds of training that sudden death may cost.
 COUNTS, SAVE_EVERY = "counts.npy", 60.0
+# What `Run.write_result` is given.
+OUTCOME = ("metrics", "steps", "seconds", "parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def result_of(config: SkipGram, run: "Run") -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text("utf-8"))
-        whole = all(name in result for name in ("metrics", "steps", "seconds", "parameters"))
+        whole = all(name in result for name in OUTCOME)
         return result if whole and result["config"]["epochs"] == config.epochs else None
     except (ValueError, LookupError, TypeError):  # damaged: it is written again
         return None
@@ -147,8 +149,8 @@ def use(config: SkipGram, run: "Run", result: dict[str, Any]) -> None:
     shown = words_to_show(config, lexicon)
     vectors = KeyedVectors(lexicon.vocabulary.symbols, np.asarray(load(run.path).params["input"]))
     known = {name: float("nan") if value is None else value for name, value in result["metrics"].items()}
-    metrics = known | evaluate(config, vectors)
-    report(config, run, vectors, shown, metrics, result["steps"], result["seconds"], result["parameters"])
+    kept = {name: result[name] for name in OUTCOME}
+    report(config, run, vectors, shown, kept | {"metrics": known | evaluate(config, vectors)})
 
 
 def train_model(config: SkipGram, run: "Run") -> None:
@@ -190,7 +192,8 @@ def train_model(config: SkipGram, run: "Run") -> None:
     vectors = KeyedVectors(vocabulary.symbols, np.asarray(trained.params["input"]))
     metrics = {"train_loss": trained.loss, "words_per_second": trained.words_per_second} | evaluate(config, vectors)
     parameters = sum(table.size for table in trained.params.values())
-    report(config, run, vectors, shown, metrics, trained.steps, trained.seconds, parameters, corpus)
+    outcome = {"metrics": metrics, "steps": trained.steps, "seconds": trained.seconds, "parameters": parameters}
+    report(config, run, vectors, shown, outcome, corpus)
 
 
 def report(
@@ -198,10 +201,7 @@ def report(
     run: "Run",
     vectors: "KeyedVectors",
     shown: list[str],
-    metrics: dict[str, float],
-    steps: int,
-    seconds: float,
-    parameters: int,
+    outcome: dict[str, Any],
     corpus: Corpus | None = None,
 ) -> None:
     """Neighbours, the vectors where they are wanted, metrics, result.json and the picture."""
@@ -214,9 +214,9 @@ def report(
     if config.export is not None:
         save_word2vec(vectors, config.export)
         print(f"vectors in {config.export}")
-    for name, value in metrics.items():
+    for name, value in outcome["metrics"].items():
         print(f"{name:20} {value:,.4f}")
-    run.write_result(metrics=metrics, steps=steps, seconds=seconds, parameters=parameters)
+    run.write_result(**outcome)
     groups = {word: [near.word for near in nearest(vectors, word, NEIGHBOURS)] for word in shown}
     plot_words(vectors, groups, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
     print(f"results and picture in {run.path}")
@@ -377,7 +377,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     import optax
 
     from rnn_jax.data.words import cumulative_bits, keep_probabilities, noise_distribution
-    from rnn_jax.models.word_vector_training import LEARNING_RATES, steps_in_epoch
+    from rnn_jax.models.word_vector_training import LEARNING_RATES, plan_rounds
     from rnn_jax.models.word_vector_training import train as training
     from rnn_jax.models.word_vectors import Tables, distributions
     from rnn_jax.training.checkpoint import Checkpoints, Progress
@@ -399,7 +399,7 @@ def train(config: SkipGram, run: "Run", model: "WordVectors", corpus: Corpus, st
     if checkpoints.progress is not None:
         state = checkpoints.restore(state)
     ids, tables, step, loss = jnp.asarray(corpus.ids), Tables(**state.params), before.step, float("nan")
-    epoch = steps_in_epoch(model, len(corpus.ids), config.streams)
+    epoch = plan_rounds(model, len(corpus.ids), config.streams).in_epoch
     at_begin = min(1.0, before.step / (config.epochs * epoch))
     all_words = corpus.words * config.epochs
     display, writer = Display(unit="words"), MetricsWriter(run.path)

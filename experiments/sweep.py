@@ -284,11 +284,11 @@ def _train_member(
         member.remember()
 
 
-def _rungs(joint: Joint, member: Member, count: int) -> Callable[[Mapping[str, float], str], None]:
+def _rungs(joint: Joint, member: Member, count: int) -> Callable[[str, Mapping[str, float]], None]:
     """Halve at each evaluation until one run is left."""
     left = math.ceil(math.log2(count)) if count > 1 else 0
 
-    def watch(values: Mapping[str, float], monitor: str) -> None:
+    def watch(monitor: str, values: Mapping[str, float]) -> None:
         nonlocal left
         if left == 0:
             return

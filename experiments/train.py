@@ -137,10 +137,6 @@ def train(
     train_step = make_train_step(loss, optimizer, sharding=sharding)
     seconds = None if config.max_seconds is None else config.max_seconds * around.sharing_clock
     stop = StopRule(config.steps, config.epochs, seconds)
-    if around.on_evaluation is not None:
-        done = 0 if checkpoints.progress is None else checkpoints.progress.step
-        last_step = stop.last_step(batches.steps_per_epoch)
-        evaluate = _watched(evaluate, monitor, around.on_evaluation, config.eval_every, done, last_step)
     try:
         result = fit(
             state,
@@ -150,6 +146,7 @@ def train(
             stop=stop,
             evaluate=evaluate,
             eval_every=config.eval_every,
+            on_evaluation=around.on_evaluation and functools.partial(around.on_evaluation, monitor),
             monitor=monitor,
             patience=config.patience,
             target=target,
@@ -210,28 +207,6 @@ def _with_rates(loss: Any) -> Loss:
 def _of_whole(function: Callable[..., Any], sharding: BatchSharding) -> Callable[..., Any]:
     """`function(params, ...)`, given parameters that this process can use alone."""
     return lambda params, *rest: function(sharding.whole(params), *rest)
-
-
-def _watched(
-    evaluate: Callable[[Any], Mapping[str, float]],
-    monitor: str,
-    watch: Callable[[Mapping[str, float], str], None],
-    eval_every: int | None,
-    done: int,
-    last_step: int | None,
-) -> Callable[[Any], Mapping[str, float]]:
-    """`evaluate`, its values told to `watch` unless they are those of the end; after `done` steps."""
-    count = 0 if eval_every is None else done // eval_every
-
-    def evaluated(params: Any) -> Mapping[str, float]:
-        nonlocal count
-        count += 1
-        values = evaluate(params)
-        if eval_every is not None and (last_step is None or count * eval_every < last_step):
-            watch(values, monitor)
-        return values
-
-    return evaluated
 
 
 def check_initial(sources: Iterable[str]) -> None:

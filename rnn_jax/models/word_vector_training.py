@@ -199,11 +199,13 @@ class Rounds(NamedTuple):
         streams: trained side by side.
         blocks: in a dispatch.
         dispatches: of each stream in a round.
+        in_epoch: how many number an epoch; subsampling leaves the last unused.
     """
 
     streams: int
     blocks: int
     dispatches: int
+    in_epoch: int
 
     @property
     def size(self) -> int:
@@ -225,16 +227,10 @@ def plan_rounds(model: WordVectors, size: int, streams: int | None = None) -> Ro
     if softmax and streams > 1:
         raise ValueError(f"streams: expected 1 for the softmax, which moves every row in every block, found {streams}")
     total = blocks_in_epoch(model, size)
-    if streams == 1:
-        return Rounds(1, min(BLOCKS, total), 1)
-    each = max(1, min(ROUND, total // ROUNDS_AN_EPOCH) // streams)
+    each = min(BLOCKS, total) if streams == 1 else max(1, min(ROUND, total // ROUNDS_AN_EPOCH) // streams)
     blocks = min(BLOCKS, each)
-    return Rounds(streams, blocks, each // blocks)
-
-
-def steps_in_epoch(model: WordVectors, size: int, streams: int | None = None) -> int:
-    """An epoch over a corpus [size] has this many numbers for its rounds; subsampling leaves the last unused."""
-    return -(-blocks_in_epoch(model, size) // plan_rounds(model, size, streams).size)
+    dispatches = each // blocks
+    return Rounds(streams, blocks, dispatches, -(-total // (streams * blocks * dispatches)))
 
 
 def train(
@@ -267,7 +263,7 @@ def train(
         ValueError: see `plan_rounds`.
     """
     rounds = plan_rounds(model, corpus.shape[0], streams)
-    per_epoch = steps_in_epoch(model, corpus.shape[0], streams)
+    per_epoch = rounds.in_epoch
     dispatch = compiled(jax.default_backend())
 
     def descend_through(drawn: tuple[Array, Array, Key], rates: np.ndarray, tables: Tables, firsts: range) -> Any:

@@ -77,6 +77,7 @@ def fit(
     stop: StopRule,
     evaluate: Callable[[Any], Mapping[str, float | int]] | None = None,
     eval_every: int | None = None,
+    on_evaluation: Callable[[Mapping[str, float | int]], None] | None = None,
     monitor: str = "val_loss",
     patience: int | None = None,
     target: float | int | None = None,
@@ -105,6 +106,8 @@ def fit(
         stop: the limits.
         evaluate: params -> metrics by name; given `TrainState.evaluated`.
         eval_every: steps from one evaluation to the next; None: only at the end.
+        on_evaluation: told the values of every evaluation but the last; an exception from it ends the run, whose state
+            is then that of the last checkpoint.
         monitor: the metric whose smallest value is best.
         patience: end after this many evaluations in a row that were not the best yet.
         target: end when an evaluation has found `monitor` at this value or below.
@@ -192,6 +195,8 @@ def fit(
                 report.evaluation(progress, values, best)
                 if reason and not progress.best_values and not math.isfinite(values[monitor]):
                     raise NonFinite(step, values[monitor], math.nan, saved=saved_step or None)
+                if on_evaluation is not None and reason is None:
+                    on_evaluation(values)
             if _exhausted(patience, progress):
                 reason = reason or "patience"
             if _reached(target, progress, monitor):

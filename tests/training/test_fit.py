@@ -86,6 +86,29 @@ def test_evaluates_logs_and_improves(run, tmp_path):
     assert train["learning_rate"] == pytest.approx(make_schedule("cosine", 0.1)(6, 6 / 60))
 
 
+@pytest.mark.parametrize("stop", [StopRule(steps=60), StopRule(max_seconds=1e-9)])
+def test_every_evaluation_but_the_last_is_told(run, tmp_path, stop):
+    told = []
+    run(on_evaluation=told.append, stop=stop)
+    found = [line["val_loss"] for line in lines(tmp_path / "run") if line["split"] == "valid"]
+    assert [values["val_loss"] for values in told] == found[:-1]
+    assert len(found) == (3 if stop.steps else 1)
+
+
+def test_what_an_evaluation_sets_off_ends_the_run_at_its_last_checkpoint(run, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def enough(values):
+        raise Enough
+
+    with pytest.raises(Enough):
+        run(on_evaluation=enough)
+    assert Checkpoints(tmp_path / "run" / "checkpoints").progress.step == 15
+    assert toy.identical(run("run").state, run("whole").state)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_the_same_bits(run, tmp_path, number):
     """Interrupted at once, off every boundary, at one, and between the best evaluation and the end."""
