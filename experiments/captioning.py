@@ -194,7 +194,7 @@ def train_model(config: Captioning, run: "Run") -> None:
                 splits[split].images[shown],
                 [found[number] for number in shown],
                 run.path / f"{name}_captions.png",
-                title=f"{run.path.name}: {name} captions, {(~right).sum()} of {len(right):,} wrong (red, first)",
+                title=f"{run.label}: {name} captions, {(~right).sum()} of {len(right):,} wrong (red, first)",
                 wrong=[not right[number] for number in shown],
             )
     run.write_result(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, flag
+from experiments.flags import FlagError, check_temperature, checked, flag
 from experiments.runner import run_experiment
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class CharLM(TrainingConfig):
     vocab_size: int | None = flag(None, "keep that many of the most frequent symbols", minimum=2)
     bptt: int = flag(64, "steps through which gradients flow; the carry goes on across batches", minimum=1)
     prompt: str = flag("", "text that samples continue; by default a line break", free=True)
-    temperature: float = flag(0.8, "of sampling; 0 takes the likeliest symbol", minimum=0, free=True)
+    temperature: float = flag(
+        0.8, "of sampling; 0 takes the likeliest symbol", minimum=0, check=check_temperature, free=True
+    )
     top_k: int | None = flag(None, "sample among that many likeliest symbols", minimum=1, free=True)
     top_p: float | None = flag(
         None, "sample among the likeliest symbols of this probability", above=0, maximum=1, free=True

@@ -10,9 +10,11 @@ class TrainingConfig:
 
     Attributes:
         traced: the names of rates of dropout that its loss takes as keyword arguments, see `experiments.train.train`.
+        unused: the names of fields that mean nothing to it, and are no flags.
     """
 
     traced: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[frozenset[str]] = frozenset()
 
     batch_size: int = 64
     optimizer: str = "adamw"

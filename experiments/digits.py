@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from experiments.config import TrainingConfig
-from experiments.flags import FlagError, checked, flag
+from experiments.flags import FlagError, check_temperature, checked, flag
 from experiments.runner import run_experiment
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class DigitsConfig(TrainingConfig):
     """
 
     traced: ClassVar[tuple[str, ...]] = ("dropout",)
+    unused: ClassVar[frozenset[str]] = frozenset({"sample_every"})
 
     task: Literal["read", "draw", "both"] = flag("both", "what to learn")
     read: Literal["rows", "pixels"] = flag("rows", "what the reading network sees at each step")
@@ -46,7 +47,7 @@ class DigitsConfig(TrainingConfig):
         None, "PATH of an .npz with images [N, 8, 8] of levels 0 to 16, to read with --workdir", stored=False, mode=True
     )
     sample: str | None = flag(None, "digits to draw with --workdir, such as 2048", stored=False, mode=True)
-    temperature: float = flag(1.0, "of sampling", above=0, free=True)
+    temperature: float = flag(1.0, "of sampling", above=0, check=check_temperature, free=True)
 
     cell: str = "gru"
     hidden_size: int = 128
@@ -236,7 +237,7 @@ def train_drawer(
     image_table(
         np.concatenate([real, shown]),
         main_run.path / "drawn.png",
-        title=f"{main_run.path.name}: digits drawn pixel by pixel",
+        title=f"{main_run.label}: digits drawn pixel by pixel",
         rows=["real"] * REAL_SHOWN + ["drawn"] * DRAWN_SHOWN,
         columns=[str(digit) for digit in range(CLASSES)],
     )
@@ -405,7 +406,7 @@ def show_read(digits: "Digits", probabilities: "np.ndarray", run: "Run") -> None
         digits.images[shown],
         [f"{digits.labels[n]} read as {answers[n]} ({probabilities[n, answers[n]]:.2f})" for n in shown],
         run.path / "read.png",
-        title=f"{run.path.name}: {wrong.sum()} of {len(digits):,} digits misread (red: the worst of them)",
+        title=f"{run.label}: {wrong.sum()} of {len(digits):,} digits misread (red: the worst of them)",
         wrong=[bool(wrong[n]) for n in shown],
         columns=8,
     )

@@ -19,6 +19,7 @@ LIMITS = ("steps", "epochs", "max_seconds")
 
 Config = typing.TypeVar("Config")
 
+_LARGEST = 2**31 - 1
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -33,6 +34,12 @@ def checked() -> Iterator[None]:
         yield
     except ValueError as error:
         raise FlagError(f"--{error}") from None
+
+
+def check_temperature(value: float) -> None:
+    """Refuse a temperature that single precision takes for 0."""
+    if 0 < value < 1e-37:
+        raise ValueError(f"temperature: expected 0 or a number of at least 1e-37, found {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +181,10 @@ def fields(config_class: type) -> list[_Field]:
     """
     hints = typing.get_type_hints(config_class)
     found = []
+    unused = getattr(config_class, "unused", frozenset())
     for field in dataclasses.fields(config_class):
+        if field.name in unused:
+            continue
         described = field.metadata.get("flag") or COMMON.get(field.name)
         if described is None or field.default is dataclasses.MISSING:
             raise TypeError(f"{config_class.__name__}.{field.name}: expected a default and a declaration by flag()")
@@ -396,8 +406,16 @@ class _Parser(absl_flags.ArgumentParser):
             except ValueError:
                 continue
         wanted = " or ".join(_expectation(alternative, field.flag) for alternative in _alternatives(field.type))
+        if int in _alternatives(field.type) and field.flag.maximum is None and _is_above(str(argument), _LARGEST):
+            wanted += f" at most {_LARGEST}"
         # No ValueError: absl would wrap it in a sentence of its own.
         raise FlagError(f"--{field.name}: expected {wanted}, found {argument!r}")
+
+
+def _is_above(text: str, bound: int) -> bool:
+    with contextlib.suppress(ValueError):
+        return int(text) > bound
+    return False
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -425,7 +443,9 @@ def _value(annotation: Any, described: Flag, text: str) -> Any:
         return text
     number = annotation(text)
     low = described.minimum is None or number >= described.minimum
-    high = described.maximum is None or number <= described.maximum
+    # Nothing of a larger size fits any machine, and its number no array.
+    maximum = _LARGEST if described.maximum is None and annotation is int else described.maximum
+    high = maximum is None or number <= maximum
     beyond = described.above is None or number > described.above
     if not (low and high and beyond and math.isfinite(number)):
         raise ValueError

@@ -37,6 +37,7 @@ class Forecast(TrainingConfig):
     """
 
     traced: ClassVar[tuple[str, ...]] = ("dropout",)
+    unused: ClassVar[frozenset[str]] = frozenset({"sample_every"})
 
     train: str = flag(
         BUILTIN, "CSV with a header, one row a time step; builtin: Mackey-Glass and a season", placeholder="PATH"
@@ -238,7 +239,7 @@ def evaluate(
         model.restore(free["network"][:, 0]),
         errors,
         run.path / "forecast.png",
-        title=f"{run.path.name}: the first {horizon} of {len(truth)} test rows",
+        title=f"{run.label}: the first {horizon} of {len(truth)} test rows",
     )
     network, linear, persistence = squares
     return {

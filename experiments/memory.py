@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from experiments.config import TrainingConfig
 from experiments.flags import flag
@@ -61,6 +61,8 @@ class Memory(TrainingConfig):
     Adding: the sum of two marked numbers of a long sequence; copying: ten symbols, to be said again after a lag.
     A cell stops as soon as it has solved the problem. The limits of training hold for each cell.
     """
+
+    unused: ClassVar[frozenset[str]] = frozenset({"sample_every"})
 
     task: Literal["adding", "copying"] = flag("adding", "what is to be remembered")
     lag: int = flag(100, "adding: steps of a sequence; copying: steps between reading and saying", minimum=2)

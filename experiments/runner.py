@@ -122,6 +122,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     # What Orbax has to say of a checkpoint that fails are stack traces; the error itself is told below.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    from jax.errors import JaxRuntimeError
+
     from rnn_jax.data import DataError
     from rnn_jax.training import processes
     from rnn_jax.training.checkpoint import CheckpointError, CheckpointUnsaved
@@ -153,6 +155,11 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         if isinstance(error, (RunError, processes.ConnectError)):
             return _say(name, f"--{error}", _BAD_INPUT)
         return _say(name, f"--workdir: {error}" if isinstance(error, CheckpointError) else error, _BAD_INPUT)
+    except (MemoryError, JaxRuntimeError) as error:
+        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).splitlines()[:1])
+        return _say(name, f"not enough memory for what is asked for: {reason}", _FAILED)
     except Diverged as error:
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
         return _say(name, f"{error}; a smaller {lower} may help", _FAILED)
@@ -178,6 +185,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     finally:
         if run is not None:
             run.discard()
+            run.release()
 
 
 def _how_to_resume(program: str, run: Any) -> str:
@@ -197,6 +205,8 @@ def _open_run(name: str, parsed: flags.Parsed) -> Any:
     run = open_run(name, flags.stored(parsed.config), given=parsed.given, free=free, workdir=workdir)
     if parsed.modes and not run.resumed:
         raise flags.FlagError(f"--workdir: expected a trained run, found none in {workdir}")
+    if not parsed.modes:
+        run.claim()
     return run
 
 

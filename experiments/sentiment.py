@@ -41,6 +41,7 @@ class Sentiment(TrainingConfig):
     """
 
     traced: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
+    unused: ClassVar[frozenset[str]] = frozenset({"sample_every"})
 
     train: str = flag(
         BUILTIN,
@@ -270,7 +271,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     judged = "test" if "test" in splits else "dev"
     predictions = predict_batches(model, trained.params, batches[judged]).argmax(1)
     matrix = confusion_matrix(labels[judged], predictions, len(classes))
-    plot_confusion(matrix, classes, run.path / "confusion.png", title=f"{run.path.name}: {judged} texts")
+    plot_confusion(matrix, classes, run.path / "confusion.png", title=f"{run.label}: {judged} texts")
     metrics = {
         "test_accuracy": accuracy(matrix),
         "test_macro_f1": macro_f1(matrix),

@@ -349,7 +349,7 @@ def plot_lengths(run: "Run", shares: dict[int, float]) -> None:
     from rnn_jax.training.sequence_plots import plot_by_length
 
     print("exact match by length: " + "  ".join(f"{length}: {share:.2f}" for length, share in shares.items()))
-    plot_by_length(shares, run.path / "exact_match_by_length.png", title=f"{run.experiment}: {run.path.name}")
+    plot_by_length(shares, run.path / "exact_match_by_length.png", title=f"{run.experiment}: {run.label}")
 
 
 def _write_lines(run: "Run", name: str, lines: Iterable[str]) -> None:

@@ -218,7 +218,7 @@ def report(
         print(f"{name:20} {value:,.4f}")
     run.write_result(**outcome)
     groups = {word: [near.word for near in nearest(vectors, word, NEIGHBOURS)] for word in shown}
-    plot_words(vectors, groups, run.path / "words.png", title=f"{run.experiment}: {run.path.name}")
+    plot_words(vectors, groups, run.path / "words.png", title=f"{run.experiment}: {run.label}")
     print(f"results and picture in {run.path}")
 
 

@@ -60,8 +60,10 @@ class Member:
         config: the whole configuration.
         path: its folder, that of a run like any other.
         status: done, diverged or halved; "": not finished.
-        metrics: the final ones, or those known when it ended.
+        metrics: the final ones, or those known when it ended; of what several networks of the run have, the mean.
         monitor: the name of the metric that training minimises; "": training knows none.
+        networks: the best evaluation of each network that the run has trained: some experiments train several.
+        error: what ended it, for the main thread.
     """
 
     number: int
@@ -71,11 +73,17 @@ class Member:
     status: str = ""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     monitor: str = ""
+    networks: list[dict[str, float]] = dataclasses.field(default_factory=list)
     error: BaseException | None = None
 
     def trained(self, monitor: str, values: Mapping[str, float]) -> None:
-        """Keep the best evaluation, by which runs are compared."""
-        self.monitor, self.metrics = monitor, {name: float(value) for name, value in values.items()}
+        """Keep the best evaluation of a network, by which runs are compared."""
+        self.networks.append({name: float(value) for name, value in values.items()})
+        names = dict.fromkeys(name for network in self.networks for name in network)
+        self.monitor = monitor
+        self.metrics = {
+            name: float(np.mean([network[name] for network in self.networks if name in network])) for name in names
+        }
 
     def remember(self) -> None:
         """Keep how the run ended beside it, so that a resumed sweep need not train it again."""
@@ -501,10 +509,22 @@ def _write_table(path: Path, members: list[Member]) -> None:
 
 
 def drawn_curves(members: list[Member], monitor: str) -> tuple[str, list[list[tuple[int, float]]]]:
-    """(name, curve of each run): the monitored metric; the training loss, where no run was evaluated on the way."""
-    logs = [read_metrics(member.path / "metrics.jsonl") for member in members]
-    curves = [curve(log, VALID, monitor) for log in logs]
-    return (monitor, curves) if any(curves) else ("loss", [curve(log, TRAIN, "loss") for log in logs])
+    """(name, curve of each run, the mean of its networks): the monitored metric, or the training loss.
+
+    The second where no run was evaluated on the way.
+    """
+    logs = [[read_metrics(path) for path in sorted(member.path.glob("**/metrics.jsonl"))] for member in members]
+    curves = [_mean_curve([curve(log, VALID, monitor) for log in of_member]) for of_member in logs]
+    if any(curves):
+        return monitor, curves
+    return "loss", [_mean_curve([curve(log, TRAIN, "loss") for log in of_member]) for of_member in logs]
+
+
+def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """The mean over the networks of a run, at the steps that all of them have."""
+    values = [dict(points) for points in curves if points]
+    steps = set.intersection(*map(set, values)) if values else set()
+    return [(step, float(np.mean([points[step] for points in values]))) for step in sorted(steps)]
 
 
 def _plot_curves(path: Path, members: list[Member], monitor: str) -> None:

@@ -219,9 +219,12 @@ def train_model(config: Tagging, run: "Run") -> None:
         )
         return found, carry
 
+    known = {label for sequences in splits.named.values() for one in sequences for label in one.labels}
+    spans = all(SPAN.fullmatch(label) for label in known)
+
     def evaluate(params: Any, split: str) -> tuple[dict[str, float], list[list[str]]]:
         loss, predicted = tag(model, params, encoder, arrays[split], READ_BATCH[config.level])
-        return {"loss": loss, **scores(splits.named[split], predicted)}, predicted
+        return {"loss": loss, **scores(splits.named[split], predicted, spans)}, predicted
 
     def sample(params: Any, step: int) -> str:
         shown = splits.dev[0]
@@ -393,18 +396,17 @@ def span_labels(sentences: Iterable[Iterable[str]]) -> list[list[str]]:
     return [[known.get(label[0], label[0]) + label[1:] for label in labels] for labels in sentences]
 
 
-def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`accuracy`; of spans also `f1`; and `error`, one minus the last of them."""
+def scores(sequences: "Sequence[TaggedSequence]", predicted: Sequence[Sequence[str]], spans: bool) -> dict[str, float]:
+    """`accuracy`; where labels are `spans` also `f1`; and `error`, one minus the last of them."""
     truth = [list(one.labels) for one in sequences]
     pairs = list(zip(chain.from_iterable(truth), chain.from_iterable(predicted), strict=True))
     found = {"accuracy": sum(right == label for right, label in pairs) / len(pairs)}
-    used = set(chain(*truth, *predicted))
-    if all(SPAN.fullmatch(label) for label in used):
+    if spans:
         # Any: its annotations know neither tuples nor the number that zero_division takes.
         metrics: Any = importlib.import_module("seqeval.metrics")
         # None to find, and none found, is right, which it does not know either.
         found["f1"] = 1.0
-        if not used <= {"O"}:
+        if not set(chain(*truth, *predicted)) <= {"O"}:
             found["f1"] = float(metrics.f1_score(span_labels(truth), span_labels(predicted), zero_division=0))
     return found | {"error": 1 - list(found.values())[-1]}
 

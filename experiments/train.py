@@ -168,7 +168,7 @@ def train(
         raise
     finally:
         checkpoints.close()
-    title = f"{run.experiment}: {run.path.name}"
+    title = f"{run.experiment}: {run.label}"
     draw = functools.partial(plot_loss, title=title, unit=loss_unit, monitor=drawn or monitor)
     apart("draw", draw, run.path / "metrics.jsonl", run.path / "loss.png")
     progress = result.progress

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn_jax.recurrence.checks import check_mask
+from rnn_jax.recurrence.loop import varying_as
+
 
 class Transitions(NamedTuple):
     """The scores that no input changes. All finite: a large negative number forbids.
@@ -40,9 +43,12 @@ def path_score(
 
     Returns:
         [*B]; 0 for a sequence that is padding throughout.
+
+    Raises:
+        ValueError: a mask of another shape or dtype.
     """
     emissions, transitions = _wide(emissions, transitions)
-    mask = _all_valid(emissions) if mask is None else mask
+    mask = _checked(mask, emissions)
     steps = jnp.arange(emissions.shape[0], dtype=jnp.int32).reshape(-1, *[1] * (mask.ndim - 1))
     # The step of the last label up to each step, -1 before the first.
     latest = jax.lax.cummax(jnp.where(mask, steps, -1), axis=0)
@@ -83,8 +89,8 @@ def log_partition(
         return (jnp.where(valid[..., None], emission + reached, scores), begun | valid), None
 
     emissions, transitions = _wide(emissions, transitions)
-    mask = _all_valid(emissions) if mask is None else mask
-    (scores, begun), _ = jax.lax.scan(step, _nothing_read(emissions), (emissions, mask))
+    mask = _checked(mask, emissions)
+    (scores, begun), _ = jax.lax.scan(step, _nothing_read(emissions, transitions, mask), (emissions, mask))
     return jnp.where(begun, logsumexp(scores + transitions.last, axis=-1), 0)
 
 
@@ -107,7 +113,7 @@ def negative_log_likelihood(
     Source: Lafferty, McCallum & Pereira 2001.
     """
     difference = log_partition(emissions, transitions, mask) - path_score(emissions, labels, transitions, mask)
-    mask = _all_valid(emissions) if mask is None else mask
+    mask = _checked(mask, emissions)
     return difference.sum(), mask.sum(dtype=difference.dtype)
 
 
@@ -148,8 +154,8 @@ def viterbi(
         return jnp.take_along_axis(came_from, label[..., None], axis=-1)[..., 0], label
 
     emissions, transitions = _wide(emissions, transitions)
-    mask = _all_valid(emissions) if mask is None else mask
-    (scores, begun), came_from = jax.lax.scan(forward, _nothing_read(emissions), (emissions, mask))
+    mask = _checked(mask, emissions)
+    (scores, begun), came_from = jax.lax.scan(forward, _nothing_read(emissions, transitions, mask), (emissions, mask))
     scores = scores + transitions.last
     _, labels = jax.lax.scan(backward, scores.argmax(axis=-1).astype(jnp.int32), came_from, reverse=True)
     return jnp.where(mask, labels, 0), jnp.where(begun, scores.max(axis=-1), 0)
@@ -163,10 +169,12 @@ def _wide(emissions: Array, transitions: Transitions) -> tuple[Array, Transition
     return emissions, Transitions(*rest)
 
 
-def _all_valid(emissions: Array) -> Array:
-    return jnp.ones(emissions.shape[:-1], bool)
+def _checked(mask: Array | None, emissions: Array) -> Array:
+    check_mask(mask, emissions.shape[:-1])
+    return jnp.ones(emissions.shape[:-1], bool) if mask is None else mask
 
 
-def _nothing_read(emissions: Array) -> tuple[Array, Array]:
+def _nothing_read(emissions: Array, transitions: Transitions, mask: Array) -> tuple[Array, Array]:
     """(scores [*B, K], whether a label has been read [*B]) before the first step."""
-    return jnp.zeros(emissions.shape[1:], emissions.dtype), jnp.zeros(emissions.shape[1:-1], bool)
+    start = jnp.zeros(emissions.shape[1:], emissions.dtype), jnp.zeros(emissions.shape[1:-1], bool)
+    return varying_as(start, emissions, transitions, mask)

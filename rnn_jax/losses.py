@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from rnn_jax.recurrence.checks import check_mask
+from rnn_jax.recurrence.loop import varying_as
 from rnn_jax.typing import Logits, Mask, Tokens
 
 
@@ -31,7 +33,7 @@ def cross_entropy(
         (L, N); the mean is L / N, without smoothing the perplexity is exp(L / N).
 
     Raises:
-        ValueError: `label_smoothing` out of range.
+        ValueError: `label_smoothing` out of range; `targets` or `mask` of another shape or dtype.
 
     >>> total, count = cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 1, 2]))
     >>> print(f"{total / count:.4f}")  # log 4
@@ -39,6 +41,9 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1), found {label_smoothing}")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"targets: expected {list(logits.shape[:-1])}, found {list(targets.shape)}")
+    check_mask(mask, targets.shape)
     logits = _single(logits)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if label_smoothing:
@@ -87,6 +92,9 @@ def linear_cross_entropy(
     >>> print(f"{total / count:.4f}")  # log 4
     1.3863
     """
+    if targets.shape != vectors.shape[:-1]:
+        raise ValueError(f"targets: expected {list(vectors.shape[:-1])}, found {list(targets.shape)}")
+    check_mask(mask, targets.shape)
     if mask is None:
         mask = jnp.ones(targets.shape, bool)
     at_once = _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
@@ -103,6 +111,7 @@ def linear_cross_entropy(
             padding = [(0, steps * parts - length)] + [(0, 0)] * (sequence.ndim - 1)
             return jnp.pad(sequence, padding).reshape(parts, steps, *sequence.shape[1:])
 
+        vectors, kernel, bias = varying_as((vectors, kernel, bias), vectors, kernel, bias, targets, mask)
         total = _in_parts(function, split(vectors), kernel, bias, split(targets), split(mask))
     return total, mask.sum(dtype=jnp.float32)
 
@@ -127,7 +136,8 @@ def _in_parts(function: Any, vectors: Array, kernel: Array, bias: Array, targets
         vectors, targets, mask = part
         return total + function(vectors, kernel, bias, targets, mask), None
 
-    return jax.lax.scan(body, jnp.zeros((), jnp.float32), (vectors, targets, mask))[0]
+    start = varying_as(jnp.zeros((), jnp.float32), vectors)
+    return jax.lax.scan(body, start, (vectors, targets, mask))[0]
 
 
 def _in_parts_forward(
@@ -141,7 +151,8 @@ def _in_parts_forward(
         return jax.tree.map(lambda total, part: total + part.astype(total.dtype), sums, (loss, of_weights)), of_vectors
 
     zeros = (jnp.zeros((), jnp.float32), [jnp.zeros(weight.shape, jnp.float32) for weight in (kernel, bias)])
-    (total, (of_kernel, of_bias)), of_vectors = jax.lax.scan(body, zeros, (vectors, targets, mask))
+    start = varying_as(zeros, vectors)
+    (total, (of_kernel, of_bias)), of_vectors = jax.lax.scan(body, start, (vectors, targets, mask))
     return total, (of_vectors, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
 
 
@@ -172,7 +183,13 @@ def squared_error(
 
     Returns:
         (L, N); the mean squared error is L / N.
+
+    Raises:
+        ValueError: `targets` or `mask` of another shape or dtype.
     """
+    if targets.shape != predictions.shape:
+        raise ValueError(f"targets: expected {list(predictions.shape)}, found {list(targets.shape)}")
+    check_mask(mask, targets.shape[:-1])
     squares = jnp.square(_single(predictions) - _single(targets))
     if mask is None:
         return squares.sum(), jnp.asarray(squares.size, squares.dtype)

@@ -58,8 +58,10 @@ class Axis:
         if self.scale == "int":
             return int(random.integers(int(first), int(last) + 1))
         if self.scale == "log":
-            return _rounded(math.exp(random.uniform(math.log(first), math.log(last))))
-        return _rounded(random.uniform(first, last))
+            drawn = math.exp(random.uniform(math.log(first), math.log(last)))
+        else:
+            drawn = random.uniform(first, last)
+        return _rounded([min(max(drawn, first), last)], first, last)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +142,7 @@ def _axis(name: str, values: str, text: str, start: int) -> Axis:
             positive = "0 < " if scale == "log" else ""
             raise _error(f"expected {scale}(low,high,count), {positive}low <= high, count >= 1", text, place, stripped)
         spaced = np.geomspace if scale == "log" else np.linspace
-        values_between = tuple(_rounded(float(value)) for value in spaced(low, high, int(count)))
-        return Axis(name, values_between, scale, (low, high))
+        return Axis(name, _rounded(spaced(low, high, int(count)).tolist(), low, high), scale, (low, high))
     if values.count("(") != values.count(")"):
         raise _error("expected parentheses in pairs", text, place, stripped)
     parts = list(split_outside_parentheses(values, ","))
@@ -168,9 +169,13 @@ def _value(part: str, text: str, start: int) -> Value:
     return found
 
 
-def _rounded(value: float) -> float:
-    # Six digits: a setting can then be written down and run again alone.
-    return float(f"{value:.6g}")
+def _rounded(values: Sequence[float], low: float, high: float) -> tuple[float, ...]:
+    """The values in six digits, so that they can be written down; in more where those leave the bounds or merge."""
+    for digits in range(6, 17):
+        rounded = tuple(float(f"{value:.{digits}g}") for value in values)
+        if len(set(rounded)) == len(set(values)) and low <= min(rounded) and max(rounded) <= high:
+            return rounded
+    return tuple(values)
 
 
 def _error(expectation: str, text: str, place: int, found: str) -> SpaceError:
@@ -235,9 +240,11 @@ def sweep(
         fixed = {n: v for n, v in setting.items() if n in static or isinstance(v, str)}
         # What some settings leave to the function's default, others may name.
         traced = tuple(sorted(setting.keys() - fixed))
-        groups.setdefault((tuple(fixed.items()), traced), []).append(number)
+        # 2, 2.0 and True are equal, and not the same.
+        kinds = tuple(type(value) for value in fixed.values())
+        groups.setdefault((tuple(fixed.items()), kinds, traced), []).append(number)
     order, parts = [], []
-    for (fixed, traced), members in groups.items():
+    for (fixed, _, traced), members in groups.items():
         arguments = {name: _stacked(name, [settings[number][name] for number in members]) for name in traced}
         try:
             parts.append(

@@ -13,7 +13,7 @@ from rnn_jax.cells.base import Cell, CellFunction, from_function
 from rnn_jax.recurrence.associative import associative_loop
 from rnn_jax.recurrence.checks import alike, check_form, check_leading, describe
 from rnn_jax.recurrence.deferred import deferred_loop, over_time
-from rnn_jax.recurrence.loop import Steps, plain_loop, select, zeros_like
+from rnn_jax.recurrence.loop import Steps, plain_loop, select, varying_as, zeros_like
 from rnn_jax.typing import Carry, Inputs, Params
 
 
@@ -46,7 +46,7 @@ def unroll(
         carry: the carry before the first step; None for the cell's initial carry.
         mask: [T, B] bool, False = padding, wherever it lies: the carry stands still and the output is zero, so the
             final carry is the state at the true end. What is padded there may be any finite number. For a bare function
-            its axes say which are the batch.
+            its axes say which are the batch; with `time_major=False` and inputs of two axes, it must be given.
         reset: [T, B] bool, True restores the cell's initial carry before that step (a bare function's: the carry that
             was given), even where the step is masked.
         reverse: run from the last step to the first; outputs[t] belongs to inputs[t].
@@ -73,7 +73,13 @@ def unroll(
     if not isinstance(cell, Cell):
         if carry is None:
             raise ValueError("carry: a bare function has no initial carry of its own; found None")
-        cell = _wrap(cell, _feature_ndim(inputs, reset if mask is None else mask))
+        condition = reset if mask is None else mask
+        if not time_major and condition is None and _axes(inputs) == 2:
+            raise ValueError(
+                "mask: expected one, to tell whether a bare function's inputs of two axes are [B, T] or [T, D] where "
+                "time_major=False; found None"
+            )
+        cell = _wrap(cell, _feature_ndim(inputs, condition))
     if method == "associative" and cell.coefficients is None:
         raise ValueError("method: 'associative' needs a cell that declares `coefficients`; this one does not")
     return _unroll(cell, params, inputs, carry, mask, reset, reverse, time_major, segment, gradient, method)
@@ -84,10 +90,14 @@ def _feature_ndim(inputs: Inputs, condition: ArrayLike | None) -> int:
 
     Those that `mask` or `reset` lacks, where it has a batch or there are numbers only; else the last.
     """
-    leaves = jax.tree.leaves(inputs)
-    total = jnp.ndim(leaves[0]) if leaves else 2
+    total = _axes(inputs)
     given = 0 if condition is None else jnp.ndim(condition)
     return max(0, total - given if given > 1 or given == total else min(1, total - 1))
+
+
+def _axes(inputs: Inputs) -> int:
+    leaves = jax.tree.leaves(inputs)
+    return jnp.ndim(leaves[0]) if leaves else 2
 
 
 @functools.lru_cache(maxsize=256)
@@ -136,6 +146,7 @@ def _unroll(
         raise ValueError(f"params: the cell's initial_carry does not take them: {error!r}") from error
     carry = initial if carry is None else carry
     reset_carry = carry if initial is None else initial
+    carry, reset_carry = varying_as((carry, reset_carry), params, inputs, carry, mask, reset)
     _check_carry(cell, params, inputs, carry, initial)
     if mask is not None or reset is not None:
         _check_batch(carry, batch_shape)

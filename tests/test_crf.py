@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax import crf
 
@@ -159,3 +160,13 @@ def test_scores_of_few_bits_are_added_up_in_single_precision(dtype):
         np.testing.assert_array_equal(best, crf.viterbi(single, exact)[0])
         assert score.dtype == jnp.float32
         np.testing.assert_allclose(crf.marginals(emissions, transitions).sum(-1), 1, rtol=1e-4)
+
+
+def test_a_mask_is_not_a_number(problem):
+    emissions, labels, transitions, _ = problem
+    mask = jnp.ones(labels.shape, jnp.int32)
+    for function in (crf.log_partition, crf.viterbi):
+        with pytest.raises(ValueError, match="mask: expected bool"):
+            untyped(function)(emissions, transitions, mask)
+    with pytest.raises(ValueError, match="mask: expected bool"):
+        untyped(crf.path_score)(emissions, labels, transitions, mask)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax import losses
 
@@ -153,3 +154,26 @@ def test_sums_and_counts_in_single_precision(dtype):
 def test_perplexity_beyond_a_float():
     assert losses.perplexity(math.log(7)) == pytest.approx(7)
     assert losses.perplexity(1e6) == math.inf
+
+
+MASKS = [jnp.array([True, False]), jnp.full((3, 2), 0.5), jnp.ones((3, 1), bool)]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_that_would_count_otherwise_than_they_hide_are_refused(mask):
+    targets, expected = jnp.zeros((3, 2), int), r"mask: expected bool \[3, 2\], found "
+    with pytest.raises(ValueError, match=expected):
+        untyped(losses.cross_entropy)(jnp.zeros((3, 2, 4)), targets, mask)
+    with pytest.raises(ValueError, match=expected):
+        untyped(losses.linear_cross_entropy)(jnp.zeros((3, 2, 5)), jnp.zeros((5, 4)), jnp.zeros(4), targets, mask)
+    with pytest.raises(ValueError, match=expected):
+        untyped(losses.squared_error)(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2, 4)), mask)
+
+
+def test_targets_are_not_stretched():
+    with pytest.raises(ValueError, match=r"targets: expected \[5, 1\], found \[5\]"):
+        untyped(losses.squared_error)(jnp.ones((5, 1)), jnp.ones(5))
+    with pytest.raises(ValueError, match=r"targets: expected \[3, 2\], found \[2\]"):
+        untyped(losses.cross_entropy)(jnp.zeros((3, 2, 4)), jnp.zeros(2, int))
+    with pytest.raises(ValueError, match=r"targets: expected \[3, 2\], found \[2\]"):
+        untyped(losses.linear_cross_entropy)(jnp.zeros((3, 2, 5)), jnp.zeros((5, 4)), jnp.zeros(4), jnp.zeros(2, int))

@@ -221,3 +221,26 @@ def test_the_size_of_a_batch_does_not_matter(hidden_size, expected):
 
     found = choose_method(jax.grad(loss, 1), 0.5, params)
     assert found == (expected if jax.default_backend() == "cpu" else "vmap")
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("x=lin(0,1234567,2)", [0, 1234567]),
+        ("x=lin(1000000,1000002,3)", [1000000, 1000001, 1000002]),
+        ("x=log(1e-4,1e-1,4)", [1e-4, 1e-3, 1e-2, 1e-1]),
+        ("x=lin(0,1,4)", [0, 0.333333, 0.666667, 1]),
+    ],
+)
+def test_values_stay_between_the_bounds_and_apart(text, values):
+    assert [setting["x"] for setting in Space.parse(text).grid()] == values
+    low, high = values[0], values[-1]
+    assert all(low <= setting["x"] <= high for setting in Space.parse(text).sample(50))
+
+
+def test_equal_values_of_other_types_are_other_programs():
+    def kind(x, p):
+        return x * 0 + (1.0 if isinstance(p, int) else 2.0)
+
+    settings = [{"x": 1.0, "p": 2}, {"x": 1.0, "p": 2.0}]
+    assert sweep(kind, settings, static=["p"]).results.tolist() == [1.0, 2.0]

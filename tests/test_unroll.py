@@ -1,7 +1,10 @@
 """The contract of `unroll` that is not a law of cells: what it computes by hand, refuses, compiles and keeps."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import jax
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import Var
+from untyped import untyped
 
 import rnn_jax
 from rnn_jax import Cell, elman, gru, lstm, unroll
@@ -188,7 +192,7 @@ def test_a_bad_argument_is_named(argument, change):
 @pytest.mark.parametrize("argument", ["segment", "gradient", "method"])
 def test_an_unknown_choice_is_named(argument):
     """Past the annotations, which only the tests enforce."""
-    call = getattr(unroll, "__wrapped__", unroll)
+    call = untyped(unroll)
     with pytest.raises(ValueError, match=rf"^{argument}: .*found 'other'"):
         call(lstm(3), good_params(), jnp.zeros((4, 5, 2)), **{argument: "other"})
 
@@ -448,3 +452,63 @@ def test_public_names():
     for name, factory in rnn_jax.CELLS.items():
         assert getattr(rnn_jax, name) is factory
         assert isinstance(factory(4), Cell)
+
+
+def test_a_bare_function_of_two_axes_without_a_batch_in_front_needs_to_know_which():
+    def add(params, carry, x):
+        return carry + x, carry + x
+
+    inputs = jnp.array([[1.0, 2.0], [10.0, 20.0]])
+    with pytest.raises(ValueError, match="mask: expected one, to tell"):
+        unroll(add, {}, inputs, jnp.zeros(2), time_major=False)
+    by_batch, _ = unroll(add, {}, inputs, jnp.zeros(2), time_major=False, mask=jnp.ones((2, 2), bool))
+    by_time, _ = unroll(add, {}, inputs, jnp.zeros(2), time_major=False, mask=jnp.ones(2, bool))
+    assert by_batch.tolist() == [3, 30]
+    assert by_time.tolist() == [11, 22]
+
+
+WITHIN_SHARD_MAP = """
+import jax, jax.numpy as jnp, numpy as np, rnn_jax
+from jax.sharding import Mesh, PartitionSpec as P
+from rnn_jax import crf, losses
+
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+assert mesh.size == 2
+inputs = jax.random.normal(jax.random.key(1), (6, 4, 3))
+
+
+def check(function, inputs, params=(), out=P(None, "batch"), summed=False):
+    def loss(params, inputs, function):
+        return (function(params, inputs) ** (1 if summed else 2)).sum()
+
+    spread = jax.shard_map(function, mesh=mesh, in_specs=(P(), P(None, "batch")), out_specs=out)
+    if not summed:
+        np.testing.assert_allclose(spread(params, inputs), function(params, inputs), rtol=1e-5, atol=1e-6)
+    found, expected = (jax.grad(loss, (0, 1), allow_int=True)(params, inputs, one) for one in (spread, function))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
+
+
+for name, options in [("gru", {}), ("lstm", {"segment": 2}), ("elman", {"gradient": "autodiff"}), ("jordan", {})]:
+    cell = rnn_jax.CELLS[name](5)
+    params = cell.init(jax.random.key(0), 3)
+    check(lambda p, x: rnn_jax.unroll(cell, p, x, **options)[1], inputs, params)
+    check(lambda p, x: rnn_jax.unroll(cell, p, x, mask=x[..., 0] > 0, **options)[1], inputs, params)
+
+transitions = crf.Transitions(0.1 * jnp.ones((3, 3)), jnp.ones(3), jnp.arange(3.0))
+check(lambda p, x: crf.log_partition(x, p), inputs, transitions, P("batch"))
+check(lambda p, x: crf.marginals(x, p), inputs, transitions)
+
+losses._AT_ONCE["cpu"] = 8
+kernel = jax.random.normal(jax.random.key(2), (3, 7))
+targets = lambda x: jnp.zeros(x.shape[:-1], int)
+check(
+    lambda p, x: losses.linear_cross_entropy(x, p, jnp.arange(7.0), targets(x))[0][None],
+    inputs, kernel, P("batch"), summed=True,
+)
+"""
+
+
+def test_within_shard_map_each_device_runs_its_part_of_the_batch():
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", WITHIN_SHARD_MAP], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,20 +5,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from rnn_jax.cells.base import Cell, cell_factory
 from rnn_jax.typing import Carry, Inputs, Key, Params, Preactivations, Projected
 
-Rates = float | Sequence[float]
+Rates = float | np.floating | Sequence[float]
 
 
 def _per_leaf(rate: Rates, leaves: int) -> tuple[float, ...]:
     """One rate for each array of the carry."""
-    rates = (rate,) * leaves if isinstance(rate, int | float) else tuple(rate)
+    rates = tuple(rate) if isinstance(rate, Sequence) else (rate,) * leaves
     if len(rates) != leaves or not all(0 <= r < 1 for r in rates):
         raise ValueError(f"zoneout: expected one rate in [0, 1), or one for each of {leaves} arrays, found {rate!r}")
-    return rates
+    return tuple(map(float, rates))
 
 
 def draw_zoneout(key: Key, cell: Cell, rate: Rates, params: Params, leading: tuple[int, ...]) -> PyTree:

@@ -49,7 +49,8 @@ def read_npz(path: str | os.PathLike[str], names: Sequence[str], argument: str) 
         raise DataError(f"{argument}: expected a file, found none at {name!r}") from None
     except IsADirectoryError:
         raise DataError(f"{argument}: expected a file, found a folder at {name!r}") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: an archive that is encrypted; MemoryError: the size that a damaged array claims to have.
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
         raise DataError(f"{argument}: cannot read {name!r}: {getattr(error, 'strerror', None) or error}") from None
     except ValueError:  # arrays of objects, which only unpickling could read: it may run any code
         raise DataError(

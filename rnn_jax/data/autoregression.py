@@ -60,7 +60,13 @@ class LinearAutoregression:
         return self.intercept + np.einsum("tkd,kde->te", _lags(values[:-1], self.order), self.weights)
 
     def forecast(self, values: np.ndarray, horizon: int) -> np.ndarray:
-        """Go on from the end of series [T, ..., D] for N rows by its own forecasts: [N, ..., D]."""
+        """Go on from the end of series [T, ..., D] for N rows by its own forecasts: [N, ..., D].
+
+        Raises:
+            ValueError: the series is shorter than the order.
+        """
+        if len(values) < self.order:
+            raise ValueError(f"values: expected at least {self.order} rows, found {len(values)}")
         rows = list(values[-self.order :])
         for _ in range(horizon):
             recent = np.stack(rows[: -self.order - 1 : -1])

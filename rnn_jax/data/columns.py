@@ -41,11 +41,16 @@ def read_columns(
     sentences: list[TaggedSequence] = []
     rows: list[list[str]] = []
     expected, first_line = 0, 0
+
+    def end(line: int) -> None:
+        if rows:
+            first = line - len(rows)
+            sentences.append(_sentence(list(rows), name, first, token_column, label_column, feature_columns))
+        rows.clear()
+
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         if not line.strip():
-            if rows:
-                sentences.append(_sentence(rows, name, number - len(rows), token_column, label_column, feature_columns))
-            rows = []
+            end(number)
             continue
         if tabs and line.startswith("#") and "\t" not in line:
             continue
@@ -60,8 +65,10 @@ def read_columns(
                 f"{argument}: expected {expected} columns as in line {first_line}, found {found} "
                 f"in line {number} of {name!r}"
             )
+        if row[token_column - (token_column > 0)] == DOCUMENT_START:
+            end(number)
+            continue
         rows.append(row)
-    sentences = [one for one in sentences if one.tokens[0] != DOCUMENT_START]
     if not sentences:
         raise DataError(f"{argument}: expected at least one sentence, found none in {name!r}")
     return sentences

@@ -112,7 +112,9 @@ def read_table(
     try:
         header = tuple(field.strip() for field in next(reader, []))
         taken = _taken(header, columns, f"{argument}: {name}, line 1")
-        values = [_numbers(header, taken, row, f"{argument}: {name}, line {reader.line_num}") for row in reader]
+        # A trained model has its columns.
+        hint = "; --columns chooses others" if argument != "predict_file" and len(header) > 1 else ""
+        values = [_numbers(header, taken, row, f"{argument}: {name}, line {reader.line_num}", hint) for row in reader]
     except csv.Error as error:
         raise DataError(f"{argument}: {name}, line {reader.line_num}: {error}") from None
     if len(values) < rows:
@@ -133,13 +135,15 @@ def _taken(header: tuple[str, ...], columns: Sequence[str] | None, where: str) -
     for name in names:
         if not name:
             raise DataError(f"{where}: expected a name for every column, found an empty one")
+        if columns is not None and names.count(name) != 1:
+            raise DataError(f"{where}: expected column {name!r} once, found it {names.count(name)} times")
         if header.count(name) != 1:
             found = f"it {header.count(name)} times" if name in header else ", ".join(header)
             raise DataError(f"{where}: expected a column {name!r}, found {found}")
     return [header.index(name) for name in names]
 
 
-def _numbers(header: tuple[str, ...], taken: list[int], row: list[str], where: str) -> list[float]:
+def _numbers(header: tuple[str, ...], taken: list[int], row: list[str], where: str, hint: str) -> list[float]:
     if len(row) != len(header):
         raise DataError(f"{where}: expected {len(header)} fields as in the header, found {len(row)}")
     values = []
@@ -147,7 +151,6 @@ def _numbers(header: tuple[str, ...], taken: list[int], row: list[str], where: s
         value = _number(row[index])
         if value is None or not math.isfinite(value):
             found = repr(row[index]) if row[index].strip() else "nothing"
-            hint = "; --columns chooses others" if len(header) > 1 else ""
             raise DataError(f"{where}: expected a finite number in column {header[index]!r}, found {found}{hint}")
         values.append(value)
     return values

@@ -55,7 +55,12 @@ def word_pieces(word: str, rows: int, count: int = 24) -> np.ndarray:
         word: any text.
         rows: the numbers go from 1 to rows - 1; 0 fills up.
         count: G, how many are kept, the shortest first.
+
+    Raises:
+        ValueError: fewer than 2 rows.
     """
+    if rows < 2:
+        raise ValueError(f"rows: expected at least 2, found {rows}")
     marked = f"<{word}>"
     grams = [
         marked[start : start + size]

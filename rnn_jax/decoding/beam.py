@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax.cells.base import accumulation_dtype
-from rnn_jax.decoding.sampling import DecodeStep, largest
+from rnn_jax.decoding.sampling import DecodeStep, as_symbols, largest
 from rnn_jax.typing import Carry
 
 # A source symbol that got no attention at all is charged log of this, not of 0.
@@ -88,7 +88,9 @@ def beam_search(
     Sources: the penalties of Wu et al. 2016 (arXiv 1609.08144). Differs: an uncovered symbol costs at most 13.8 β.
     """
     _check(length, beam_size, n_best, length_penalty, coverage_penalty, attention, source_mask)
-    tokens = jnp.asarray(tokens)
+    tokens = as_symbols(tokens)
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens: expected [B], found {list(tokens.shape)}")
     columns = jnp.arange(tokens.shape[0])
 
     def spread(leaf: Array) -> Array:

@@ -51,6 +51,12 @@ def largest(values: Float[Array, "*B V"], k: int) -> tuple[Float[Array, "*B k"],
     return found, jnp.take_along_axis(chosen, inside // _TOP_BLOCK, axis=-1) * _TOP_BLOCK + inside % _TOP_BLOCK
 
 
+def as_symbols(tokens: Int[Array, "*B"]) -> Int[Array, "*B"]:
+    """Tokens in a dtype that holds every symbol which may follow them: at least int32."""
+    tokens = jnp.asarray(tokens)
+    return tokens.astype(jnp.int32) if tokens.dtype.itemsize < 4 else tokens
+
+
 def filter_top_k(logits: Float[Array, "*B V"], top_k: int) -> Float[Array, "*B V"]:
     """Keep the k largest logits; the rest become -inf. Ties with the k-th are kept."""
     smallest_kept = largest(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
@@ -68,7 +74,8 @@ def filter_top_p(logits: Float[Array, "*B V"], top_p: float | Float[Array, ""]) 
     # Many small probabilities add up to nothing in half precision.
     probabilities = jax.nn.softmax(ordered.astype(accumulation_dtype(ordered.dtype)), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = (before < top_p).at[..., 0].set(True)
+    # Rounded sums reach 1 before the last symbols.
+    kept = ((before < top_p) | (top_p >= 1)).at[..., 0].set(True)
     smallest_kept = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits < smallest_kept, -jnp.inf, logits)
 
@@ -112,7 +119,7 @@ def greedy(
         ValueError: `length` below 0.
     """
     _check_length(length)
-    tokens = jnp.asarray(tokens)
+    tokens = as_symbols(tokens)
 
     def body(state: _State, _: None) -> tuple[_State, Array]:
         carry, tokens, ended = state
@@ -162,7 +169,8 @@ def sample(
     """
     _check_length(length)
     check_sampling(temperature, top_k, top_p)
-    tokens = jnp.asarray(tokens)
+    top_k = None if top_k is None else operator.index(top_k)
+    tokens = as_symbols(tokens)
     _, logits = jax.eval_shape(step, carry, tokens)
     # Noise of half precision has few values, and ties go to the first symbol.
     dtype = accumulation_dtype(logits.dtype)

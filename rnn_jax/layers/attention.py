@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,10 +71,11 @@ class Attention:
             (contexts [..., B, M], weights [..., B, S]); the weights of padding are 0.
         """
         batch, _, width = memory.values.shape
-        scores = self.scores(params, query.reshape(-1, batch, query.shape[-1]), memory.keys)
+        *leading, size = query.shape
+        queries = query.reshape(math.prod(leading) // max(batch, 1), batch, size)
+        scores = self.scores(params, queries, memory.keys)
         weights = jnp.where(memory.mask, jax.nn.softmax(jnp.where(memory.mask, scores, _NEVER), axis=-1), 0)
         contexts = jnp.einsum("rbs,bsm->rbm", weights, memory.values)
-        leading = query.shape[:-1]
         return contexts.reshape(*leading, width), weights.reshape(*leading, weights.shape[-1])
 
 
@@ -94,7 +96,7 @@ def bahdanau(size: int) -> Attention:
         return {
             "query": _GLOROT(key_query, (query_size, size), jnp.float32),
             "memory": _GLOROT(key_memory, (memory_size, size), jnp.float32),
-            "bias": jnp.zeros(size),
+            "bias": jnp.zeros(size, jnp.float32),
             "score": _GLOROT(key_score, (size, 1), jnp.float32),
         }
 

@@ -107,7 +107,7 @@ def input_feeding(
             },
             "attention": attention.init(key_attention, hidden_size, memory_size),
             "combine": _GLOROT(key_combine, (memory_size + hidden_size, feed_size), jnp.float32),
-            "combine_bias": jnp.zeros(feed_size),
+            "combine_bias": jnp.zeros(feed_size, jnp.float32),
         }
 
     def initial_carry(params: Params, batch_shape: tuple[int, ...]) -> FeedingCarry:

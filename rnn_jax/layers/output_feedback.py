@@ -155,9 +155,11 @@ def feedback_step(
     if carry is None:
         start = layer.apply(variables, inputs.shape[1:-1], inputs.shape[-1], method="initial_carry")
 
+    columns = jnp.indices(inputs.shape[1:-1], sparse=True)
+
+    # Several hypotheses of an example may each have a time: [K, B].
     def at(sequence: Array, time: Array) -> Array:
-        index = time.reshape(1, *time.shape, *(1,) * (sequence.ndim - 1 - time.ndim))
-        return jnp.take_along_axis(sequence, index, axis=0)[0]
+        return sequence.at[time, *columns].get(mode="fill")
 
     def step(position: _Position, tokens: Array) -> tuple[_Position, Array]:
         (layers, token), time = position

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax.recurrence.checks import check_mask
 from rnn_jax.recurrence.rows import over_rows
 from rnn_jax.typing import Mask
 
@@ -48,10 +49,12 @@ class Pooling(nn.Module):
             [B, H].
 
         Raises:
-            ValueError: unknown `kind`; an odd number of features where they come in two halves.
+            ValueError: unknown `kind`; a mask of another shape or dtype; an odd number of features where they come in
+                two halves.
         """
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, found {self.kind!r}")
+        check_mask(mask, outputs.shape[:-1])
         mask = jnp.ones(outputs.shape[:-1], bool) if mask is None else mask
         where = mask[..., None]
         outputs = jnp.where(where, outputs, 0)

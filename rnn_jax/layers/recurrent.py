@@ -17,6 +17,8 @@ from rnn_jax.unroll import unroll
 
 def cell_as_run(cell: Cell, zoneout_rate: Rates = 0.0, learned: bool = False, looks_up: bool = False) -> Cell:
     """The cell that a layer with these options hands to `unroll`; with zoneout it takes `(x, masks)`."""
+    if not isinstance(cell, Cell):
+        raise ValueError(f"cell: expected a cell, such as rnn_jax.lstm(128), found {cell!r}")
     cell = learned_carry(cell) if learned else cell
     cell = lookup(cell) if looks_up else cell
     return zoneout(cell, zoneout_rate) if zoneout_rate else cell
@@ -78,7 +80,7 @@ class Recurrent(nn.Module):
             (carry, outputs [T, B, H]).
 
         Raises:
-            ValueError: `targets` for a layer that runs backwards or is not time-major.
+            ValueError: `cell` is none; `targets` for a layer that runs backwards or is not time-major.
         """
         if targets is not None and (self.reverse or not self.time_major):
             raise ValueError("targets: expected a layer that runs forwards and is time-major")

@@ -173,6 +173,8 @@ class Stack(nn.Module):
         return (inputs, None) if self.zoneout else inputs
 
     def _check(self, carry: Sequence[Carry] | None) -> None:
+        if isinstance(self.cells, Cell):
+            raise ValueError("cells: expected a sequence of cells, one a layer, found a single cell")
         if not self.cells:
             raise ValueError("cells: expected at least one cell, found none")
         if carry is not None and len(carry) != len(self.cells):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -95,7 +96,7 @@ class LanguageModel(nn.Module):
         if not self.tie_embeddings:
             self.readout = nn.Dense(self.vocabulary_size, dtype=self.dtype)
         else:
-            self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.vocabulary_size,))
+            self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.vocabulary_size,), jnp.float32)
             # Without parameters where it is not called.
             self.to_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
 
@@ -267,9 +268,13 @@ def continue_text(
         (carry, tokens [N, B]); the carry has read all but the last token, so `prompt=tokens[-1:]` with it goes on.
 
     Raises:
-        ValueError: `temperature`, `top_k` or `top_p` out of range (where their value is known).
+        ValueError: a prompt of another shape; `temperature`, `top_k` or `top_p` out of range (where their value is
+            known).
     """
     decoding.check_sampling(temperature, top_k, top_p)
+    if np.ndim(prompt) != 2 or len(prompt) < 1:
+        raise ValueError(f"prompt: expected [T, B] with T >= 1, found {list(np.shape(prompt))}")
+    top_k = None if top_k is None else operator.index(top_k)
     return _continue_text(model, variables, prompt, length, key, carry, temperature, top_k, top_p)
 
 

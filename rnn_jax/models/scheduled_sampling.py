@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn_jax.decoding.sampling import as_symbols
 from rnn_jax.models.seq2seq import Seq2Seq
 from rnn_jax.typing import Key, Params
 
@@ -89,9 +90,10 @@ def sampled_logits(
     if unit not in UNITS:
         raise ValueError(f"teacher_forcing_unit: expected one of {', '.join(UNITS)}, found {unit!r}")
     key_choice, key_draw, key_encoder, key_decoder = jax.random.split(key, 4)
+    inputs = as_symbols(inputs)
     length, batch = inputs.shape
     choices = jax.random.uniform(key_choice, (length, batch) if unit == "token" else (1, batch)) < rate
-    true = jnp.broadcast_to(choices, (length, batch)).at[0].set(True)
+    true = jnp.broadcast_to(choices, (length, batch)).at[:1].set(True)
     encoded: Any = model.apply(
         variables,
         source,
@@ -117,5 +119,5 @@ def sampled_logits(
         return (carry, drawn.astype(token.dtype)), logits[0]
 
     steps = (jnp.arange(length), inputs, true)
-    _, logits = jax.lax.scan(step, (encoded.carry, inputs[0]), steps)
+    _, logits = jax.lax.scan(step, (encoded.carry, jnp.zeros(batch, inputs.dtype)), steps)
     return logits

@@ -13,7 +13,7 @@ from rnn_jax import losses
 from rnn_jax.cells import make
 from rnn_jax.cells.base import Cell, cast_weights
 from rnn_jax.decoding import DecodeStep, Hypotheses, beam_search
-from rnn_jax.layers import Stack
+from rnn_jax.layers import Pooling, Stack
 from rnn_jax.layers.attention import Memory, make_attention
 from rnn_jax.layers.attentive import AttentiveCarry, FeedingCarry, attentive, input_feeding
 from rnn_jax.models.embedding import embedded
@@ -143,8 +143,9 @@ class Seq2Seq(nn.Module):
             self.decoder = Stack(upper, dropout=self.dropout, dtype=self.dtype)
         if not self.input_feeding and (self.attention != "none" or readout_size != self.hidden_size):
             self.combine = nn.Dense(readout_size, dtype=self.dtype)
+        self.last = Pooling("last", bidirectional=self.bidirectional)
         if self.tie_embeddings:
-            self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.target_size,))
+            self.readout_bias = self.param("readout_bias", nn.initializers.zeros, (self.target_size,), jnp.float32)
         else:
             self.readout = nn.Dense(self.target_size, dtype=self.dtype)
 
@@ -193,13 +194,7 @@ class Seq2Seq(nn.Module):
             memory = self.scoring.remember(self._scoring_params(), outputs, mask)
         summary = None
         if self.context != "state":
-            columns = jnp.arange(source.shape[1])
-            first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)
-            summary = outputs[last, columns]
-            if self.bidirectional:
-                forward, _ = jnp.split(summary, 2, axis=-1)
-                _, backward = jnp.split(outputs[first, columns], 2, axis=-1)
-                summary = jnp.concatenate([forward, backward], axis=-1)
+            summary = self.last(outputs, mask)
         return Encoded(memory, summary, self._first_carry(carries, source.shape[1]))
 
     def _first_carry(self, carries: Any, batch: int) -> Any:
@@ -436,11 +431,11 @@ def translate(
         raise ValueError("coverage_penalty: expected a model with attention, found attention=none")
     carry = encoded.carry
     if covers:
-        carry = (carry, jnp.zeros((source.shape[1], source.shape[0])))
+        carry = (carry, jnp.zeros((source.shape[1], source.shape[0]), encoded.memory.values.dtype))
     return beam_search(
         decode_step(model, variables, encoded, keep_weights=covers),
         carry,
-        jnp.full(source.shape[1], end, source.dtype),
+        jnp.full(source.shape[1], end, jnp.int32),
         length,
         end=end,
         beam_size=beam_size,

@@ -76,8 +76,10 @@ class Tagger(nn.Module):
         self.drop_inputs, self.drop_outputs = VariationalDropout(self.dropout), VariationalDropout(self.dropout)
         self.readout = nn.Dense(self.labels, dtype=self.dtype)
         if self.crf:
-            between = self.param("transitions", nn.initializers.zeros, (self.labels, self.labels))
-            first, last = (self.param(name, nn.initializers.zeros, (self.labels,)) for name in ("first", "last"))
+            between = self.param("transitions", nn.initializers.zeros, (self.labels, self.labels), jnp.float32)
+            first, last = (
+                self.param(name, nn.initializers.zeros, (self.labels,), jnp.float32) for name in ("first", "last")
+            )
             self.transitions = Transitions(between, first, last)
 
     def _table(self, size: int, width: int) -> nn.Embed:

@@ -42,8 +42,19 @@ def check_leading(inputs: Inputs, mask: Array | None, reset: Array | None, leadi
     for leaf in jax.tree.leaves(inputs):
         if leaf.shape[: len(leading)] != leading:
             raise ValueError(f"inputs: every leaf must start with the axes {leading}, found shape {leaf.shape}")
-    for name, array in (("mask", mask), ("reset", reset)):
-        if array is not None and not hasattr(array, "dtype"):
-            raise ValueError(f"{name}: expected an array, bool {list(leading)}, found a {type(array).__name__}")
-        if array is not None and (array.shape != leading or array.dtype != jnp.bool_):
-            raise ValueError(f"{name}: expected bool {list(leading)}, found {array.dtype} {list(array.shape)}")
+    check_mask(mask, leading)
+    check_mask(reset, leading, "reset")
+
+
+def check_mask(mask: Array | None, leading: tuple[int, ...], name: str = "mask") -> None:
+    """Check what is to be true or false of every step: numbers would count for something else here and there.
+
+    Raises:
+        ValueError: it is not bool of the shape `leading`; it begins with `name`.
+    """
+    if mask is None:
+        return
+    if not hasattr(mask, "dtype"):
+        raise ValueError(f"{name}: expected an array, bool {list(leading)}, found a {type(mask).__name__}")
+    if mask.shape != leading or mask.dtype != jnp.bool_:
+        raise ValueError(f"{name}: expected bool {list(leading)}, found {mask.dtype} {list(mask.shape)}")

@@ -35,6 +35,20 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def varying_as(tree: PyTree, *others: PyTree) -> PyTree:
+    """The same arrays, within `jax.shard_map` marked as different on each device, as any of the others is.
+
+    A loop's carry must be what a step makes of it, and what that makes of zeros and a device's data is that device's.
+    """
+    axes = frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(others)))
+
+    def mark(leaf: Array) -> Array:
+        missing = tuple(axes - jax.typeof(leaf).manual_axis_type.varying)
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree)
+
+
 def restart(reset: Array | None, reset_carry: Carry, carry: Carry) -> Carry:
     """The carry a step really starts from: `reset_carry` where `reset` says so, even where the step is masked."""
     return carry if reset is None else select(reset, reset_carry, carry)

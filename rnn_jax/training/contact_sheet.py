@@ -39,9 +39,11 @@ def contact_sheet(
         for axes in places:
             axes.axis("off")
         for number, (axes, image, caption) in enumerate(zip(places, images, captions, strict=False)):
+            cmap, highest = "gray_r", images.max()
             if image.ndim == 3:
                 image = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-            axes.imshow(image, cmap="gray_r", interpolation="nearest")
+                cmap, highest = "gray", 255
+            axes.imshow(image, cmap=cmap, vmin=0, vmax=highest, interpolation="nearest")
             colour = "tab:red" if wrong is not None and wrong[number] else "black"
             axes.set_title("\n".join(textwrap.wrap(caption, wrap)), y=-0.06, va="top", fontsize=9, color=colour)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib
 import importlib.metadata
 import itertools
@@ -23,6 +24,11 @@ from rnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from rnn_jax.training.files import write_json
 
 _PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+# The folders that this process trains in, and the file descriptors that lock them.
+_CLAIMS: dict[Path, int] = {}
+
+_LONGEST_LABEL = 50
 
 _BEGINNING = {"config.json", "model.json", "data.json", "vocabulary.json"}
 
@@ -55,6 +61,12 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return (self.shared or self.path) / "checkpoints"
+
+    @property
+    def label(self) -> str:
+        """The name of the folder for titles: of a long one, the middle is left out."""
+        name = self.path.name
+        return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL // 2]}…{name[-_LONGEST_LABEL // 2 :]}"
 
     def is_saved(self) -> bool:
         """Whether there is a checkpoint to go on from: a run may have died before its first."""
@@ -111,6 +123,35 @@ class Run:
                     write_json(self.path / name, value)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
+
+    def claim(self) -> None:
+        """Create the folder, if need be, and keep other processes from training in it until `release` or our end.
+
+        Raises:
+            RunError: one does already; a folder that cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise RunError(
+                f"workdir: expected a run that no other process trains, found one that another does: {self.path}"
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(folder)
+        else:
+            _CLAIMS[self.path] = folder
+
+    def release(self) -> None:
+        """Let other processes train in the folder again, if it is ours."""
+        folder = _CLAIMS.pop(self.path, None)
+        if folder is not None:
+            os.close(folder)
 
     def refuse(self) -> None:
         """What was asked for cannot be done: a resumed run keeps the configuration that it had before."""
@@ -242,7 +283,7 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
 def _merge(
     path: Path, stored: dict[str, Any], config: dict[str, Any], given: Collection[str], free: Collection[str]
 ) -> dict[str, Any]:
-    unknown = sorted(stored.keys() - config.keys())
+    unknown = sorted(name for name in stored.keys() - config.keys() if stored[name] is not None)
     if unknown:
         raise RunError(f"workdir: {path} has settings that this version does not know: {', '.join(unknown)}")
     differing = [

@@ -52,12 +52,13 @@ def make_schedule(
         decay_after: the number of epochs at the full rate.
 
     Raises:
-        ValueError: an unknown name; a `decay` for a schedule that has none.
+        ValueError: an unknown name; a `decay` or `decay_after` for a schedule that has none.
     """
     if name not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}; found {name!r}")
-    if name not in _EPOCH_DECAY and (decay is not None or decay_after is not None):
-        raise ValueError(f"decay: expected schedule {' or '.join(_EPOCH_DECAY)}, found {name!r}")
+    for argument, value in (("decay", decay), ("decay_after", decay_after)):
+        if name not in _EPOCH_DECAY and value is not None:
+            raise ValueError(f"{argument}: expected schedule {' or '.join(_EPOCH_DECAY)}, found {name!r}")
     default_decay, default_after = _EPOCH_DECAY.get(name, (1.0, 0))
     factor = default_decay if decay is None else decay
     full_epochs = default_after if decay_after is None else decay_after

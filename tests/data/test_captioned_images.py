@@ -1,5 +1,8 @@
 """Images and captions from .npz files, and how bad ones are named."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -69,6 +72,25 @@ def test_bad_arrays_are_named(tmp_path, arrays, message):
     with pytest.raises(DataError, match=f"^test: .*{message}") as error:
         load_captioned_images(path, "test", (6, 5, 3))
     assert "bad.npz" in str(error.value)
+
+
+def test_damaged_files_are_named(tmp_path):
+    """An archive that is encrypted, and an array that claims a size beyond any memory."""
+    path = tmp_path / "bad.npz"
+    np.savez(path, images=IMAGES)
+    whole = path.read_bytes()
+    locked = bytearray(whole)
+    locked[6] |= 1
+    locked[whole.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(locked)
+    with pytest.raises(DataError, match=r"predict: cannot read .*bad.npz': .*encrypted"):
+        load_images(path, "predict")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**15, 4, 4, 3)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"predict: cannot read .*bad.npz': Unable to allocate"):
+        load_images(path, "predict")
 
 
 def test_bad_files_are_named(tmp_path):

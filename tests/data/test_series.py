@@ -107,6 +107,18 @@ def test_bad_files_are_named_with_their_line(file, content, message):
     assert message in str(caught.value)
 
 
+def test_a_column_is_taken_once(file):
+    file(GOOD)
+    with pytest.raises(DataError, match="expected column 'load' once, found it 2 times"):
+        read_table("series.csv", columns=["load", "load"])
+
+
+def test_a_trained_model_has_its_columns(file):
+    file("a,b\n1,2\n3,\n")
+    with pytest.raises(DataError, match=r"column 'b', found nothing$"):
+        read_table("series.csv", columns=["a", "b"], argument="predict_file")
+
+
 def test_an_unknown_column_is_named_beside_those_there_are(file):
     file(GOOD)
     with pytest.raises(DataError, match=r"test: series\.csv, line 1: expected a column .wind., found time, load"):

@@ -39,6 +39,12 @@ def test_gz_tabs_comments_and_document_starts(tmp_path):
     assert (only.tokens, only.labels, only.line) == (("#", "New York"), ("O", "B-LOC"), 4)
 
 
+def test_a_document_start_is_no_part_of_the_sentences_beside_it(tmp_path):
+    text = "a O\n-DOCSTART- O\nb O\nc O\n\nd O\n-DOCSTART- O\n"
+    found = read_columns(write(tmp_path, text))
+    assert [(one.tokens, one.line) for one in found] == [(("a",), 1), (("b", "c"), 3), (("d",), 6)]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

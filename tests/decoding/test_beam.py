@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax import decoding
 
@@ -198,3 +199,8 @@ def test_logarithms_of_few_bits_are_added_up_in_single_precision(dtype):
 def test_no_sequences():
     best = decoding.beam_search(step, *start(0), LENGTH, end=END, beam_size=2, n_best=2)
     assert best.tokens.shape == (LENGTH, 2, 0)
+
+
+def test_one_sequence_still_has_a_batch():
+    with pytest.raises(ValueError, match=r"tokens: expected \[B\], found \[\]"):
+        untyped(decoding.beam_search)(step, (), jnp.int32(0), 3, end=0)

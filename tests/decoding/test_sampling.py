@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax import decoding
 from rnn_jax.decoding.sampling import check_sampling, filter_top_p, largest, warp
@@ -144,3 +145,24 @@ def test_the_lower_the_temperature_the_likelier_the_likeliest(temperature):
     logits = jnp.array([1.0, 4.0, 5.0, -2.0, -jnp.inf])
     assert warp(logits, temperature).argmax() == 2
     np.testing.assert_array_equal(warp(jnp.full(3, -jnp.inf), temperature), jnp.full(3, -jnp.inf))
+
+
+def always(symbol, size):
+    return lambda carry, tokens: (carry, jnp.broadcast_to(50 * jax.nn.one_hot(symbol, size), (*tokens.shape, size)))
+
+
+def test_symbols_need_not_fit_the_dtype_of_the_first():
+    start = jnp.zeros(2, jnp.int8)
+    assert decoding.greedy(always(300, 400), (), start, 2)[1].tolist() == [[300, 300]] * 2
+    assert decoding.sample(always(300, 400), (), start, 2, jax.random.key(0), top_k=1)[1].tolist() == [[300, 300]] * 2
+    assert decoding.beam_search(always(300, 400), (), start, 2, end=1).tokens[:, 0].tolist() == [[300, 300]] * 2
+
+
+def test_top_k_may_be_an_array_of_one_number():
+    _, drawn = untyped(decoding.sample)(always(3, 4), (), jnp.zeros(2, int), 2, jax.random.key(0), top_k=jnp.int32(1))
+    assert drawn.tolist() == [[3, 3]] * 2
+
+
+def test_all_of_the_probability_is_every_symbol():
+    logits = 3 * jax.random.normal(jax.random.key(0), (50_000,))
+    np.testing.assert_array_equal(filter_top_p(logits, 1.0), logits)

@@ -191,3 +191,27 @@ def test_help(width):
 def test_an_argument_that_is_not_utf_8_is_refused():
     with pytest.raises(FlagError, match=r"expected arguments in UTF-8, found '--workdir=caf\\udce9'"):
         parse(["--steps=5", "--workdir=caf\udce9"], Config)
+
+
+def test_whole_numbers_beyond_32_bits_are_no_sizes():
+    with pytest.raises(FlagError, match=r"--batch_size: expected a whole number at least 1 at most 2147483647, found"):
+        parse(["--batch_size=99999999999999999999"], Config)
+
+
+def test_a_field_that_means_nothing_to_an_experiment_is_no_flag():
+    @dataclasses.dataclass(frozen=True)
+    class Quiet(TrainingConfig):
+        """Shows no samples."""
+
+        unused = frozenset({"sample_every"})
+
+    with pytest.raises(FlagError, match="unknown flag --sample_every"):
+        parse(["--sample_every=3"], Quiet)
+    assert "sample_every" not in flags.stored(Quiet())
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e-46])
+def test_a_temperature_that_single_precision_takes_for_0(value):
+    with pytest.raises(ValueError, match="temperature: expected 0 or a number of at least 1e-37, found"):
+        flags.check_temperature(value)
+    flags.check_temperature(0.0)

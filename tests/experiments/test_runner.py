@@ -136,6 +136,21 @@ def test_a_signal_ends_a_run_that_can_be_resumed(whole, tmp_path):
     assert without_times(tmp_path / "run") == without_times(whole[0])
 
 
+def test_two_processes_do_not_train_in_one_folder(whole, tmp_path):
+    first = start("--steps=120", "--workdir=run", *SLOW, folder=tmp_path)
+    wait_for(lambda: steps_logged(tmp_path) >= 10, first)
+    code, output, errors = run("--workdir=run", folder=tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.startswith("toy: --workdir: expected a run that no other process trains, found one that another does")
+    assert len(errors.splitlines()) == 1
+    code, _, errors = run("--workdir=run", "--show", folder=tmp_path)
+    assert "another does" not in errors
+    code, _, errors = finish(first)
+    assert code == 0, errors
+    assert without_times(tmp_path / "run") == without_times(whole[0])
+    assert run("--workdir=run", folder=tmp_path)[0] == 0
+
+
 @pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_after_training_says_how_to_go_on(tmp_path, name, expected):
     # What a shell runs in the background ignores Ctrl-C.
@@ -325,6 +340,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         assert run(*arguments, folder=tmp_path) == (2, "", message)
         assert not (tmp_path / "new").exists()
         assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    def too_much(config, run):
+        raise MemoryError("Unable to allocate 8.00 EiB for an array")
+
+    monkeypatch.setattr(toy_experiment, "main", too_much)
+    code, _, errors = run("--workdir=run", folder=tmp_path)
+    expected = "toy: not enough memory for what is asked for: Unable to allocate 8.00 EiB for an array\n"
+    assert (code, errors) == (1, expected)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):

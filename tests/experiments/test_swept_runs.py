@@ -537,3 +537,15 @@ def test_runs_not_evaluated_on_the_way_are_drawn_by_their_training_loss(tmp_path
     assert sweep.drawn_curves(members, "val_loss") == ("loss", [[(1, 3.0)], [(1, 4.0)]])
     tell(1, step=2, split="valid", val_loss=2.0)
     assert sweep.drawn_curves(members, "val_loss") == ("val_loss", [[], [(2, 2.0)]])
+
+
+def test_a_run_of_several_networks_is_their_mean(tmp_path):
+    member = sweep.Member(0, {}, None, tmp_path)
+    member.trained("val_loss", {"val_loss": 1.0, "val_accuracy": 0.5})
+    member.trained("val_loss", {"val_loss": 3.0})
+    assert member.metrics == {"val_loss": 2.0, "val_accuracy": 0.5}
+    for network, losses_by_step in (("elman", {1: 1.0, 2: 2.0}), ("gru", {1: 3.0, 2: 4.0, 3: 5.0})):
+        (tmp_path / network).mkdir()
+        lines = [{"step": step, "split": "valid", "val_loss": loss} for step, loss in losses_by_step.items()]
+        (tmp_path / network / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert sweep.drawn_curves([member], "val_loss") == ("val_loss", [[(1, 2.0), (2, 3.0)]])

@@ -244,7 +244,7 @@ def test_help_lists_the_flags_and_exits_with_0():
 def test_spans_of_every_notation_are_counted(truth, predicted, right):
     truth, predicted = truth.split(), predicted.split()
     sentence = TaggedSequence(tokens=tuple("w" * len(truth)), features=(), labels=tuple(truth))
-    found = scores([sentence], [predicted])
+    found = scores([sentence], [predicted], spans=True)
     total = 2 * sum(label[0] in "USB" for label in truth)
     counted = sum(label[0] in "USB" for label in predicted) + total // 2
     assert found["f1"] == pytest.approx(2 * right / counted)
@@ -259,6 +259,14 @@ def test_the_only_sentence_with_a_label_is_not_held_out():
 
 def test_nothing_to_find_and_nothing_found_is_right():
     outside = [TaggedSequence(["a", "b"], ("O", "O"))]
-    assert scores(outside, [["O", "O"]]) == {"accuracy": 1.0, "f1": 1.0, "error": 0.0}
-    assert scores(outside, [["B-X", "O"]])["f1"] == 0.0
+    assert scores(outside, [["O", "O"]], spans=True) == {"accuracy": 1.0, "f1": 1.0, "error": 0.0}
+    assert scores(outside, [["B-X", "O"]], spans=True)["f1"] == 0.0
     assert report(outside, [["O", "O"]]) == "no spans, and none found"
+
+
+def test_what_is_predicted_does_not_decide_how_it_is_judged():
+    """A label that is no span's, once predicted, must not turn F1 into accuracy from one evaluation to the next."""
+    sentence = TaggedSequence(tokens=tuple("abcdefgh"), labels=("B-X", "I-X", "O", "O", "B-X", "O", "O", "O"))
+    for fifth in ("O", "MISC"):
+        found = scores([sentence], [["B-X", "O", "O", "O", fifth, "O", "O", "O"]], spans=False)
+        assert found == {"accuracy": 0.75, "error": 0.25}

@@ -1,5 +1,6 @@
 """Output feedback: the chain rule by enumeration, and generation that reads its own symbols."""
 
+import functools
 import itertools
 
 import jax
@@ -101,3 +102,14 @@ def test_symbols_of_small_integers_leave_room_for_the_start():
     expected = layer.apply(variables, X, targets, method="log_prob")
     found = layer.apply(variables, X, targets.astype(jnp.int8), method="log_prob")
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_beam_as_wide_as_all_sequences_finds_the_likeliest():
+    """Of two examples: each hypothesis must read the inputs of its own."""
+    inputs = jnp.concatenate([X, -X], axis=1)
+    every = jnp.asarray(EVERY)
+    log_prob = functools.partial(LAYER.apply, VARIABLES, inputs, method="log_prob")
+    scores = jax.vmap(lambda y: log_prob(jnp.stack([y, y], 1)), in_axes=1)(every)
+    found = decoding.beam_search(*feedback_step(LAYER, VARIABLES, inputs), STEPS, end=-1, beam_size=27)
+    np.testing.assert_array_equal(found.tokens[:, 0], every[:, scores.argmax(0)])
+    np.testing.assert_allclose(found.log_probs[0], scores.max(0), rtol=1e-5)

@@ -82,3 +82,9 @@ def test_no_step_at_all_is_zeros(kind, bidirectional):
     head = Pooling(kind, bidirectional)
     variables = head.init(jax.random.key(0), OUTPUTS[:0])
     assert head.apply(variables, OUTPUTS[:0]).tolist() == np.zeros((5, 4)).tolist()
+
+
+@pytest.mark.parametrize("mask", [jnp.ones((3, 1), bool), jnp.ones((3, 2, 4), bool)])
+def test_a_mask_is_of_every_step(mask):
+    with pytest.raises(ValueError, match=r"mask: expected bool \[3, 2\], found"):
+        Pooling("mean").apply({}, jnp.ones((3, 2, 4)), mask)

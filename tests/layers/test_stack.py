@@ -1,16 +1,19 @@
 """The options of a stack: both ways, residual, skip, and what is random."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import draw_variables
+from untyped import untyped
 
 import rnn_jax
 from rnn_jax.cells import draw_zoneout, learned_carry, zoneout
 from rnn_jax.layers import Bidirectional, Recurrent, Stack
+from rnn_jax.layers.recurrent import cell_as_run
 from rnn_jax.layers.weight_drop import recurrent_matrices
 
 INPUTS = jax.random.normal(jax.random.key(0), (5, 2, 4))
@@ -246,3 +249,18 @@ def test_a_stack_that_reads_backwards_does_not_decode():
     stack, variables = build(bidirectional=True)
     with pytest.raises(ValueError, match="step: expected a stack that runs forwards only"):
         stack.apply(variables, (None,) * 3, INPUTS[0], method="step")
+
+
+def test_what_is_no_cell_is_refused():
+    with pytest.raises(ValueError, match="cells: expected a sequence of cells, one a layer, found a single cell"):
+        untyped(Stack._check)(SimpleNamespace(cells=rnn_jax.lstm(4)), None)
+    for wrong in ("lstm", rnn_jax.lstm):
+        with pytest.raises(ValueError, match=r"cell: expected a cell, such as rnn_jax.lstm\(128\), found"):
+            untyped(cell_as_run)(wrong)
+
+
+def test_a_rate_may_be_a_number_of_numpy():
+    inputs = jnp.ones((3, 2, 4))
+    one, other = (Stack([rnn_jax.lstm(4)], zoneout=rate) for rate in (0.25, np.float32(0.25)))
+    variables = one.init(jax.random.key(0), inputs)
+    np.testing.assert_array_equal(one.apply(variables, inputs)[1], other.apply(variables, inputs)[1])

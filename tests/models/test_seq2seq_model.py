@@ -234,3 +234,40 @@ def test_the_softmax_runs_once_for_all_steps(built):
     products = [line for line in text.splitlines() if "dot_general" in line and f",{V}]" in line]
     assert len(products) == 1
     assert f"f32[{T * B},{V}]" in products[0]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("options", [{"attention": "luong_general", "input_feeding": True}, {"attention": "bahdanau"}])
+def test_parameters_are_single_where_double_precision_is_switched_on(options):
+    source = jnp.array([[1, 2], [3, 1], [2, 2]])
+    mask = jnp.ones(source.shape, bool)
+    model = Seq2Seq(4, 4, hidden_size=4, embedding_size=4, tie_embeddings=True, **options)
+    variables = model.init(jax.random.key(0), source, mask, source)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert model.apply(variables, source, mask, source).dtype == jnp.float32
+    found = translate(model, variables, source, mask, end=0, length=3, coverage_penalty=0.2)
+    assert jnp.isfinite(found.scores).all()
+
+
+def test_a_target_may_have_more_symbols_than_the_sources_dtype_holds():
+    source = jnp.array([[1, 2], [3, 1]], jnp.int8)
+    mask = jnp.ones(source.shape, bool)
+    model = Seq2Seq(4, 1000, hidden_size=4)
+    variables = model.init(jax.random.key(0), source, mask, jnp.zeros((1, 2), int))
+    narrow, wide = (translate(model, variables, s, mask, end=999, length=4) for s in (source, source.astype(int)))
+    np.testing.assert_array_equal(narrow.tokens, wide.tokens)
+    assert wide.tokens.max() > 255
+
+
+@pytest.mark.parametrize(
+    ("length", "batch", "options"),
+    [(2, 0, {"attention": "bahdanau"}), (2, 0, {"attention": "luong_general"}), (0, 2, {"context": "both"})],
+)
+def test_nothing_to_read(length, batch, options):
+    source = jnp.zeros((length, batch), int)
+    mask, target = jnp.ones(source.shape, bool), jnp.zeros((3, batch), int)
+    model = Seq2Seq(4, 4, hidden_size=4, **options)
+    variables = model.init(jax.random.key(0), jnp.zeros((2, 2), int), jnp.ones((2, 2), bool), jnp.zeros((3, 2), int))
+    assert model.apply(variables, source, mask, target).shape == (3, batch, 4)
+    drawn = sampled_logits(model, variables, source, mask, target[:0], jax.random.key(1), rate=0.5)
+    assert drawn.shape == (0, batch, 4)

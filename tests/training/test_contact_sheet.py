@@ -46,3 +46,14 @@ def test_an_image_table_has_its_rows_and_columns(tmp_path):
     middle = np.median(dark, axis=0)
     assert middle[0] > 0.6 * height
     assert middle[1] > 0.6 * width
+
+
+def test_grey_images_are_dark_where_their_numbers_are_low_and_levels_of_ink_where_they_are_high(tmp_path):
+    level = np.full((1, 8, 8), 40, np.uint8)
+    level[:, :4] = 200
+    for images, darker in ((level[..., None], slice(4, 8)), (level, slice(0, 4))):
+        contact_sheet(images, [""], tmp_path / "sheet.png", title="", columns=1)
+        sheet = imread(tmp_path / "sheet.png")[..., 0]
+        inked = np.flatnonzero((sheet < 0.9).sum(1) > 50)
+        upper, lower = (np.median(rows[rows < 0.9]) for rows in np.array_split(sheet[inked], 2))
+        assert (lower < upper) == (darker.start == 4)
