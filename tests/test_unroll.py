@@ -467,6 +467,25 @@ def test_a_bare_function_of_two_axes_without_a_batch_in_front_needs_to_know_whic
     assert by_time.tolist() == [11, 22]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("gru", {}), ("lstm", {"segment": 2}), ("elman", {"gradient": "autodiff"}), ("jordan", {})]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_within_shard_map_it_makes_its_own_carry(name, options, masked):
+    """What differs between devices is part of the types: a loop must end with the types it began with."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
+    whole, spread = jax.P(), jax.P(None, "batch")
+    cell = rnn_jax.CELLS[name](5)
+    params, inputs = cell.init(jax.random.key(0), 3), jnp.ones((6, 4, 3))
+
+    def run(params, inputs):
+        return unroll(cell, params, inputs, mask=inputs[..., 0] > 0 if masked else None, **options)[1]
+
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(whole, spread), out_specs=spread)
+    gradient = jax.eval_shape(jax.grad(lambda *arguments: mapped(*arguments).sum()), params, inputs)
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+
+
 WITHIN_SHARD_MAP = """
 import jax, jax.numpy as jnp, numpy as np, rnn_jax
 from jax.sharding import Mesh, PartitionSpec as P
@@ -484,7 +503,7 @@ def check(function, inputs, params=(), out=P(None, "batch"), summed=False):
     spread = jax.shard_map(function, mesh=mesh, in_specs=(P(), P(None, "batch")), out_specs=out)
     if not summed:
         np.testing.assert_allclose(spread(params, inputs), function(params, inputs), rtol=1e-5, atol=1e-6)
-    found, expected = (jax.grad(loss, (0, 1), allow_int=True)(params, inputs, one) for one in (spread, function))
+    found, expected = (jax.grad(loss, (0, 1))(params, inputs, one) for one in (spread, function))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), found, expected)
 
 
@@ -500,14 +519,18 @@ check(lambda p, x: crf.marginals(x, p), inputs, transitions)
 
 losses._AT_ONCE["cpu"] = 8
 kernel = jax.random.normal(jax.random.key(2), (3, 7))
-targets = lambda x: jnp.zeros(x.shape[:-1], int)
-check(
-    lambda p, x: losses.linear_cross_entropy(x, p, jnp.arange(7.0), targets(x))[0][None],
-    inputs, kernel, P("batch"), summed=True,
-)
+
+
+def loss(kernel, vectors):
+    targets = jnp.zeros(vectors.shape[:-1], int)
+    return losses.linear_cross_entropy(vectors, kernel, jnp.arange(7.0), targets)[0][None]
+
+
+check(loss, inputs, kernel, P("batch"), summed=True)
 """
 
 
+@pytest.mark.slow
 def test_within_shard_map_each_device_runs_its_part_of_the_batch():
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", WITHIN_SHARD_MAP], env=environment, capture_output=True, text=True)

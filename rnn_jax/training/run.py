@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import importlib
 import importlib.metadata
 import itertools
@@ -17,6 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 from rnn_jax.data import BPE, Subwords, Vocabulary
 from rnn_jax.training import processes
@@ -132,6 +136,8 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                return
             folder = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise _cannot_write(self.path, error) from None

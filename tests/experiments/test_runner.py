@@ -18,6 +18,7 @@ import toy_experiment
 
 from experiments.runner import run_experiment
 from rnn_jax.training.metrics import read_metrics
+from rnn_jax.training.run import Run
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "training"))
@@ -136,19 +137,17 @@ def test_a_signal_ends_a_run_that_can_be_resumed(whole, tmp_path):
     assert without_times(tmp_path / "run") == without_times(whole[0])
 
 
-def test_two_processes_do_not_train_in_one_folder(whole, tmp_path):
-    first = start("--steps=120", "--workdir=run", *SLOW, folder=tmp_path)
-    wait_for(lambda: steps_logged(tmp_path) >= 10, first)
-    code, output, errors = run("--workdir=run", folder=tmp_path)
-    assert (code, output) == (2, "")
-    assert errors.startswith("toy: --workdir: expected a run that no other process trains, found one that another does")
-    assert len(errors.splitlines()) == 1
-    code, _, errors = run("--workdir=run", "--show", folder=tmp_path)
-    assert "another does" not in errors
-    code, _, errors = finish(first)
-    assert code == 0, errors
-    assert without_times(tmp_path / "run") == without_times(whole[0])
-    assert run("--workdir=run", folder=tmp_path)[0] == 0
+def test_a_folder_that_another_process_trains_in_is_let_alone(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    # The system tells one opening of the folder from another, be it by one process or two.
+    other = Run(tmp_path / "run", "toy", {})
+    other.claim()
+    code, output, errors = run("--workdir=run", "--steps=130", folder=tmp_path)
+    expected = "toy: --workdir: expected a run that no other process trains, found one that another does: run\n"
+    assert (code, output, errors) == (2, "", expected)
+    assert run("--workdir=run", "--show", folder=tmp_path)[0] == 0
+    other.release()
+    assert run("--workdir=run", "--steps=130", folder=tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
@@ -194,7 +193,7 @@ def die_and_resume(folder, deaths, seed):
 
 
 def test_kill_9_never_leaves_a_run_that_cannot_resume(whole, tmp_path):
-    assert die_and_resume(tmp_path, 3, seed=0) == whole[1]
+    assert die_and_resume(tmp_path, 2, seed=0) == whole[1]
     assert without_times(tmp_path / "run") == without_times(whole[0])
 
 
