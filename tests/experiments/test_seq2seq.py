@@ -288,7 +288,7 @@ def small_model():
     ("flags", "shares"),
     [
         ({}, (1.0, 1.0)),
-        ({"label_smoothing": 0.2}, (1.0, 1.0)),
+        pytest.param({"label_smoothing": 0.2}, (1.0, 1.0), marks=pytest.mark.slow),
         ({"teacher_forcing": 0.0}, (0.0, 0.0)),
         ({"teacher_forcing_schedule": "linear", "teacher_forcing_steps": 2}, (1.0, 0.0)),
         ({"teacher_forcing_schedule": "linear", "teacher_forcing_steps": 2, "teacher_forcing": 1.0}, (1.0, 1.0)),

@@ -70,7 +70,7 @@ def alone(tmp_path_factory):
     return {number: losses(folder / str(number)) for number in chosen}
 
 
-@pytest.mark.parametrize("method", ["vmap", "loop", pytest.param("3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["vmap", *(pytest.param(one, marks=pytest.mark.slow) for one in ("loop", "3"))])
 def test_a_sweep_gives_the_losses_of_its_runs(method, alone, tmp_path, programs):
     settings = "learning_rate=log(0.001,0.03,2);seed=0..1"
     code, output, errors = run(

@@ -103,8 +103,9 @@ def test_beam_scores_are_teacher_forced_log_probabilities_and_a_batch_is_its_sen
 @pytest.mark.parametrize("name", ["bahdanau", "luong", "feeding"])
 def test_no_tokens_have_no_logits_and_no_weights(built, name):
     model, variables = built(name)
-    encoded = model.apply(variables, SOURCE, MASK, method="encode")
-    _, logits, weights = model.apply(variables, encoded, encoded.carry, TARGET[:0], method="decode")
+    encoded = jax.eval_shape(functools.partial(model.apply, method="encode"), variables, SOURCE, MASK)
+    decode = functools.partial(model.apply, method="decode")
+    _, logits, weights = jax.eval_shape(decode, variables, encoded, encoded.carry, TARGET[:0])
     assert logits.shape == (0, TARGET.shape[1], V)
     assert weights.shape == (0, *SOURCE.shape[::-1])
 
