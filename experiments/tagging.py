@@ -40,6 +40,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "char": {"crf": False, "embedding_size": 32, "dropout": 0.1},
     "word": {"crf": True, "embedding_size": 64, "dropout": 0.33},
 }
+# Groups of like length: each is compiled once, which pieces of source code, nearly all of one length, do not repay.
+BUCKETS = {"char": 2, "word": 6}
 # The file whose page is shown is about so long.
 PAGE_LENGTH = 10_000
 SPAN = re.compile(r"O|[BIESLU]-.+")
@@ -68,8 +70,11 @@ class Tagging(TrainingConfig):
     label_column: int = flag(-1, "column of the labels")
     feature_columns: tuple[int, ...] | None = flag(None, "further columns to read, such as part-of-speech tags")
     min_count: int = flag(2, "rarer words count as unknown", minimum=1)
-    buckets: int = flag(
-        6, "groups of like length that training batches are drawn from; each is compiled once", minimum=1
+    buckets: int | None = flag(
+        None,
+        "groups of like length that training batches are drawn from, each compiled once (default: 2 for source code, "
+        "6 for words)",
+        minimum=1,
     )
     window: int = flag(400, "characters of source code in a training example", minimum=8)
     predict: str | None = flag(None, "text to tag with the run in --workdir", mode=True, stored=False)
@@ -174,7 +179,8 @@ def train_model(config: Tagging, run: "Run") -> None:
         splits.train, config.level, min_count=config.min_count, spelled=config.character_filters > 0
     )
     arrays = {split: encoder.arrays(sequences, argument(config, split)) for split, sequences in splits.named.items()}
-    batches = PaddedBatches(arrays["train"], {}, config.batch_size, buckets=config.buckets, seed=config.seed)
+    buckets = config.buckets or BUCKETS[config.level]
+    batches = PaddedBatches(arrays["train"], {}, config.batch_size, buckets=buckets, seed=config.seed)
     vocabularies = encoder.vocabularies
     with checked():
         model = Tagger(
