@@ -158,7 +158,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     except (MemoryError, JaxRuntimeError) as error:
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = " ".join(str(error).splitlines()[:1])
+        reason = str(error).partition("\n")[0]
         return _say(name, f"not enough memory for what is asked for: {reason}", _FAILED)
     except Diverged as error:
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))

@@ -112,8 +112,8 @@ def negative_log_likelihood(
 
     Source: Lafferty, McCallum & Pereira 2001.
     """
-    difference = log_partition(emissions, transitions, mask) - path_score(emissions, labels, transitions, mask)
     mask = _checked(mask, emissions)
+    difference = log_partition(emissions, transitions, mask) - path_score(emissions, labels, transitions, mask)
     return difference.sum(), mask.sum(dtype=difference.dtype)
 
 

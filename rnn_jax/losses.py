@@ -41,8 +41,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1), found {label_smoothing}")
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"targets: expected {list(logits.shape[:-1])}, found {list(targets.shape)}")
+    _check_targets(targets, logits.shape[:-1])
     check_mask(mask, targets.shape)
     logits = _single(logits)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -92,8 +91,7 @@ def linear_cross_entropy(
     >>> print(f"{total / count:.4f}")  # log 4
     1.3863
     """
-    if targets.shape != vectors.shape[:-1]:
-        raise ValueError(f"targets: expected {list(vectors.shape[:-1])}, found {list(targets.shape)}")
+    _check_targets(targets, vectors.shape[:-1])
     check_mask(mask, targets.shape)
     if mask is None:
         mask = jnp.ones(targets.shape, bool)
@@ -163,6 +161,11 @@ def _in_parts_backward(function: Any, gradients: tuple[Array, Array, Array], cot
 _in_parts.defvjp(_in_parts_forward, _in_parts_backward)
 
 
+def _check_targets(targets: Array, shape: tuple[int, ...]) -> None:
+    if targets.shape != shape:
+        raise ValueError(f"targets: expected {list(shape)}, found {list(targets.shape)}")
+
+
 def _single(array: Array) -> Array:
     """At least float32: fewer bits could not even count a batch."""
     few = jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32
@@ -187,8 +190,7 @@ def squared_error(
     Raises:
         ValueError: `targets` or `mask` of another shape or dtype.
     """
-    if targets.shape != predictions.shape:
-        raise ValueError(f"targets: expected {list(predictions.shape)}, found {list(targets.shape)}")
+    _check_targets(targets, predictions.shape)
     check_mask(mask, targets.shape[:-1])
     squares = jnp.square(_single(predictions) - _single(targets))
     if mask is None:

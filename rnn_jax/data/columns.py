@@ -45,7 +45,7 @@ def read_columns(
     def end(line: int) -> None:
         if rows:
             first = line - len(rows)
-            sentences.append(_sentence(list(rows), name, first, token_column, label_column, feature_columns))
+            sentences.append(_sentence(rows, name, first, token_column, label_column, feature_columns))
         rows.clear()
 
     for number, line in enumerate([*text.split("\n"), ""], start=1):
