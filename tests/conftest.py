@@ -1,6 +1,7 @@
 """How the tests run: on all cores, in strict promotion, in double precision on request, compiled in a hurry."""
 
 import functools
+import gc
 import io
 import os
 from importlib.metadata import version
@@ -18,6 +19,10 @@ HURRY = {
 if version("jaxlib").startswith("0.10."):
     HURRY["xla_cpu_use_fusion_emitters"] = (False, True)
 
+# Tracing makes many small objects that live, and Python looks through all of them again and again: a twentieth of the
+# time by its own thresholds, (700, 10, 10).
+COLLECT_GARBAGE = (50_000, 20, 20)
+
 # A worker imports JAX for itself: seconds, and half a gigabyte.
 MOST_WORKERS = 8
 
@@ -33,6 +38,7 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_configure(config):
+    gc.set_threshold(*COLLECT_GARBAGE)
     if config.getoption("numprocesses", None):
         # What the workers inherit: one thread each, so that they do not fight for the cores.
         os.environ.update(dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))

@@ -55,7 +55,7 @@ def test_results_and_gradients_equal_those_of_step_by_step(example):
         results = one_by_one(params, inputs, targets, carry, MASK, RESET)
         return squared_error(results, targets, MASK), results
 
-    found, expected = (jax.grad(f, (0, 1, 2, 3), has_aux=True)(*example) for f in (at_once, in_turn))
+    found, expected = (jax.jit(jax.grad(f, (0, 1, 2, 3), has_aux=True))(*example) for f in (at_once, in_turn))
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-12)
 

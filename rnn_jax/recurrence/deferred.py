@@ -12,13 +12,14 @@ The forward loop keeps c_tm1 (after a reset) and z_t. Nothing here knows any cel
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from rnn_jax.cells.base import Cell, reads
 from rnn_jax.recurrence.loop import Steps, lay_out, plain_loop, restart, scan, select, zeros_like
@@ -69,13 +70,9 @@ def over_time(cell: Cell, function: Callable[..., PyTree], batch_ndim: int) -> C
     def lifted(*trees: PyTree) -> PyTree:
         leading = jax.tree.leaves(trees)[0].shape[: batch_ndim + 1]
 
-        def flatten(leaf: Array) -> Array:
-            return leaf.reshape(int(np.prod(leading)), *leaf.shape[batch_ndim + 1 :])
-
-        def unflatten(leaf: Array) -> Array:
-            return leaf.reshape(*leading, *leaf.shape[1:])
-
-        return jax.tree.map(unflatten, function(*jax.tree.map(flatten, trees)))
+        rows = math.prod(leading)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[batch_ndim + 1 :]), trees)
+        return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), function(*flat))
 
     return lifted
 

@@ -24,10 +24,10 @@ def select(condition: Array | None, if_true: PyTree, if_false: PyTree) -> PyTree
     if condition is None:
         return if_true
 
-    def choose(x: Array, y: Array) -> Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
-
-    return jax.tree.map(choose, if_true, if_false)
+    shape = condition.shape
+    return jax.tree.map(
+        lambda x, y: jnp.where(condition.reshape(shape + (1,) * (x.ndim - len(shape))), x, y), if_true, if_false
+    )
 
 
 def zeros_like(tree: PyTree) -> PyTree:
@@ -41,6 +41,8 @@ def varying_as(tree: PyTree, *others: PyTree) -> PyTree:
     A loop's carry must be what a step makes of it, and what that makes of zeros and a device's data is that device's.
     """
     axes = frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(others)))
+    if not axes:
+        return tree
 
     def mark(leaf: Array) -> Array:
         missing = tuple(axes - jax.typeof(leaf).manual_axis_type.varying)
@@ -84,10 +86,7 @@ def lay_out(params: Params, *, transposed_use: bool) -> tuple[Params, Callable[[
         the barrier it would cancel both.
     """
 
-    def turned(leaf: Array) -> bool:
-        return leaf.ndim == 2 and (leaf.size >= LARGE_MATRIX) != transposed_use
-
-    flags = jax.tree.map(turned, params)
+    flags = jax.tree.map(lambda p: p.ndim == 2 and (p.size >= LARGE_MATRIX) != transposed_use, params)
     stored = jax.tree.map(lambda p, turn: jax.lax.optimization_barrier(p.T) if turn else p, params, flags)
     return stored, lambda stored: jax.tree.map(lambda p, turn: p.T if turn else p, stored, flags)
 

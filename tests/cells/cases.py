@@ -115,8 +115,9 @@ EVERY, NEVER = np.ones((STEPS, BATCH), bool), np.zeros((STEPS, BATCH), bool)
 
 
 def where(condition, x, y):
-    """`where` with the condition standing for all the axes to its right."""
-    return jnp.where(condition.reshape(condition.shape + (1,) * (jnp.ndim(x) - condition.ndim)), x, y)
+    """`where` with the condition standing for all the axes to its right: NumPy's, where all are."""
+    choose = np.where if all(isinstance(part, np.ndarray) for part in (condition, x, y)) else jnp.where
+    return choose(condition.reshape(condition.shape + (1,) * (jnp.ndim(x) - condition.ndim)), x, y)
 
 
 def reference(case: Case, params, inputs, carry, mask, reset):

@@ -1,5 +1,7 @@
 """Attention and the decoder cells around it, beside the papers' equations in NumPy float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,12 @@ def double(tree):
 
 def prepared(name):
     attention = make_attention(name, 6)
-    return attention, attention.init(jax.random.key(0), H, M)
+    return attention, jax.jit(attention.init, static_argnums=(1, 2))(jax.random.key(0), H, M)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def attend(attention, params, outputs, mask, query):
+    return attention(params, attention.remember(params, outputs, mask), query)
 
 
 def test_additive_attention_query_by_query_is_that_of_all_queries_at_once(monkeypatch):
@@ -58,7 +65,7 @@ def test_additive_attention_query_by_query_is_that_of_all_queries_at_once(monkey
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         loops = str(jax.make_jaxpr(lambda *given: loss(*given))(params, outputs, queries)).count("scan[")
         assert loops == (backend == "cpu")
-        found[backend] = jax.grad(loss, (0, 1, 2))(params, outputs, queries)
+        found[backend] = jax.jit(jax.grad(loss, (0, 1, 2)))(params, outputs, queries)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found.values())
 
 
@@ -68,8 +75,7 @@ def test_contexts_and_weights_are_the_equations(name):
     attention, params = prepared(name)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     outputs, queries = arrays((S, B, M), (T, B, H))
-    memory = attention.remember(params, jnp.asarray(outputs), jnp.asarray(MASK))
-    contexts, weights = attention(params, memory, jnp.asarray(queries))
+    contexts, weights = map(np.asarray, attend(attention, params, outputs, MASK, queries))
     for t in range(T):
         for b in range(B):
             context, expected = by_hand(name, double(params), queries[t, b], outputs[:, b], LENGTHS[b])
@@ -87,8 +93,8 @@ def test_attention_that_learns_starts_by_looking_everywhere(name):
     outputs, query = (
         jnp.asarray(random.uniform(-1, 1, shape), jnp.float32) for shape in ((places, 8, wide), (8, wide))
     )
-    params = attention.init(jax.random.key(0), wide, wide)
-    _, weights = attention(params, attention.remember(params, outputs, jnp.ones((places, 8), bool)), query)
+    params = jax.jit(attention.init, static_argnums=(1, 2))(jax.random.key(0), wide, wide)
+    _, weights = attend(attention, params, outputs, np.ones((places, 8), bool), query)
     assert weights.max() < 0.3
 
 
@@ -96,21 +102,22 @@ def test_attention_that_learns_starts_by_looking_everywhere(name):
 def test_padding_is_never_looked_at(name):
     """Whatever finite stands in the padding, and a source that is padding throughout."""
     attention, params = prepared(name)
-    outputs, query = (jnp.asarray(a, jnp.float32) for a in arrays((S, B, M), (B, H)))
-    mask = jnp.asarray(MASK).at[:, 1].set(False)
-    other = jnp.where(mask[..., None], outputs, 1e6)
+    outputs, query = (a.astype(np.float32) for a in arrays((S, B, M), (B, H)))
+    mask = MASK & (np.arange(B) != 1)
+    other = np.where(mask[..., None], outputs, np.float32(1e6))
 
-    def attend(outputs):
-        return attention(params, attention.remember(params, outputs, mask), query)
+    @jax.jit
+    def everything(outputs):
+        given, back = jax.vjp(lambda outputs: attend(attention, params, outputs, mask, query), outputs)
+        return given, back((jnp.ones_like(given[0]), jnp.zeros_like(given[1])))[0]
 
-    for found, wanted in zip(attend(other), attend(outputs), strict=True):
+    (contexts, weights), gradient = jax.tree.map(np.asarray, everything(outputs))
+    for found, wanted in zip(everything(other)[0], (contexts, weights), strict=True):
         np.testing.assert_array_equal(found, wanted)
-    contexts, weights = attend(outputs)
     assert not contexts[1].any()
     assert not weights[1].any()
-    gradient = jax.grad(lambda outputs: attend(outputs)[0].sum())(outputs)
     assert np.isfinite(gradient).all()
-    assert not gradient[~np.asarray(mask)].any()
+    assert not gradient[~mask].any()
 
 
 def test_rows_of_several_steps_or_hypotheses_go_through_the_batch_in_turn():

@@ -19,12 +19,13 @@ LAYER = OutputFeedback(Stack([rnn_jax.elman(5), rnn_jax.elman(5)], residual=True
 X = jax.random.normal(jax.random.key(0), (STEPS, 1, 2))
 EVERY = np.array(list(itertools.product(range(SYMBOLS), repeat=STEPS))).T
 VARIABLES = draw_variables(LAYER, X, jnp.zeros((STEPS, 1), jnp.int32), scale=1.0)
+apply = jax.jit(LAYER.apply, static_argnames="method")
 
 
 def probabilities():
     """P(y | x) of all 27 y: one call for all of them."""
     many = jnp.broadcast_to(X, (STEPS, EVERY.shape[1], 2))
-    return np.exp(LAYER.apply(VARIABLES, many, jnp.asarray(EVERY), method="log_prob"))
+    return np.exp(apply(VARIABLES, many, jnp.asarray(EVERY), method="log_prob"))
 
 
 def test_probabilities_of_all_sequences_sum_to_one():
@@ -40,6 +41,7 @@ def test_the_factors_depend_on_the_symbols_before():
 
 def test_log_prob_is_the_product_step_by_step():
     step, carry, tokens = feedback_step(LAYER, VARIABLES, jnp.broadcast_to(X, (STEPS, EVERY.shape[1], 2)))
+    step = jax.jit(step)
     total = np.zeros(EVERY.shape[1])
     for t in range(STEPS):
         carry, logits = step(carry, tokens)
@@ -68,7 +70,7 @@ def test_generation_reads_its_own_symbols_and_not_those_of_the_padding():
     expected = decoding.greedy(*feedback_step(LAYER, VARIABLES, inputs[true]), 4)[1]
     np.testing.assert_array_equal(np.asarray(drawn)[true], expected)
     # The likeliest symbols, told to the layer as if they were true, are the likeliest again.
-    carry, logits = LAYER.apply(VARIABLES, inputs, drawn, mask=mask)
+    carry, logits = apply(VARIABLES, inputs, drawn, mask=mask)
     np.testing.assert_array_equal(np.asarray(logits.argmax(-1))[mask], np.asarray(drawn)[mask])
     for found, expected in zip(jax.tree.leaves(final.layers), jax.tree.leaves(carry.layers), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -77,21 +79,21 @@ def test_generation_reads_its_own_symbols_and_not_those_of_the_padding():
 def test_a_sequence_goes_on_from_its_carry_and_starts_again_at_a_reset():
     inputs = jax.random.normal(jax.random.key(4), (4, 2, 2))
     targets = jax.random.randint(jax.random.key(5), (4, 2), 0, SYMBOLS)
-    _, whole = LAYER.apply(VARIABLES, inputs, targets)
-    carry, first = LAYER.apply(VARIABLES, inputs[:2], targets[:2])
-    _, second = LAYER.apply(VARIABLES, inputs[2:], targets[2:], carry)
+    _, whole = apply(VARIABLES, inputs, targets)
+    carry, first = apply(VARIABLES, inputs[:2], targets[:2])
+    _, second = apply(VARIABLES, inputs[2:], targets[2:], carry)
     np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-5, atol=1e-5)
     reset = jnp.zeros((4, 2), bool).at[2].set(True)
-    _, packed = LAYER.apply(VARIABLES, inputs, targets, reset=reset)
-    _, fresh = LAYER.apply(VARIABLES, inputs[2:], targets[2:])
+    _, packed = apply(VARIABLES, inputs, targets, reset=reset)
+    _, fresh = apply(VARIABLES, inputs[2:], targets[2:])
     np.testing.assert_allclose(packed[2:], fresh, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_counts_nothing():
     targets = jnp.array([[1], [2], [-1]])
     mask = jnp.array([[True], [True], [False]])
-    found = LAYER.apply(VARIABLES, X, targets, mask=mask, method="log_prob")
-    expected = LAYER.apply(VARIABLES, X[:2], targets[:2], method="log_prob")
+    found = apply(VARIABLES, X, targets, mask=mask, method="log_prob")
+    expected = apply(VARIABLES, X[:2], targets[:2], method="log_prob")
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -99,8 +101,9 @@ def test_symbols_of_small_integers_leave_room_for_the_start():
     layer = OutputFeedback(Stack([rnn_jax.elman(5)]), 128, embedding_size=2)
     targets = jnp.asarray([[127], [0], [1]])
     variables = draw_variables(layer, X, targets, scale=1.0)
-    expected = layer.apply(variables, X, targets, method="log_prob")
-    found = layer.apply(variables, X, targets.astype(jnp.int8), method="log_prob")
+    log_prob = jax.jit(functools.partial(layer.apply, variables, X, method="log_prob"))
+    expected = log_prob(targets)
+    found = log_prob(targets.astype(jnp.int8))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -108,8 +111,8 @@ def test_a_beam_as_wide_as_all_sequences_finds_the_likeliest():
     """Of two examples: each hypothesis must read the inputs of its own."""
     inputs = jnp.concatenate([X, -X], axis=1)
     every = jnp.asarray(EVERY)
-    log_prob = functools.partial(LAYER.apply, VARIABLES, inputs, method="log_prob")
-    scores = jax.vmap(lambda y: log_prob(jnp.stack([y, y], 1)), in_axes=1)(every)
+    log_prob = functools.partial(apply, VARIABLES, inputs, method="log_prob")
+    scores = jax.jit(jax.vmap(lambda y: log_prob(jnp.stack([y, y], 1)), in_axes=1))(every)
     found = decoding.beam_search(*feedback_step(LAYER, VARIABLES, inputs), STEPS, end=-1, beam_size=27)
     np.testing.assert_array_equal(found.tokens[:, 0], every[:, scores.argmax(0)])
     np.testing.assert_allclose(found.log_probs[0], scores.max(0), rtol=1e-5)

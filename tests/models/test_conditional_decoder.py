@@ -43,7 +43,7 @@ def test_equals_its_equations(context):
     model, variables = build(context, cell="elman")
     # A bias of zeros would hide one that is forgotten.
     variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
-    _, logits = model.apply(variables, TOKENS, CONTEXT)
+    _, logits = jax.tree.map(np.asarray, jax.jit(model.apply)(variables, TOKENS, CONTEXT))
     for b in range(3):
         expected = by_hand(variables["params"], context, np.asarray(TOKENS[:, b]), np.asarray(CONTEXT[b], np.float64))
         np.testing.assert_allclose(logits[:, b], expected, atol=2e-6)
@@ -65,7 +65,8 @@ def test_token_by_token_equals_the_whole_sequence(context, options):
 
 def test_every_leaf_of_every_layer_begins_with_the_context():
     model, variables = build("state", cell="lstm", num_layers=2)
-    one, other = (model.apply(variables, context, method="begin") for context in (CONTEXT, CONTEXT + 1))
+    begin = jax.jit(functools.partial(model.apply, variables, method="begin"))
+    one, other = (jax.tree.map(np.asarray, begin(context)) for context in (CONTEXT, CONTEXT + 1))
     assert [type(layer).__name__ for layer in one] == ["LSTMCarry", "LSTMCarry"]
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.shape == (3, 6)

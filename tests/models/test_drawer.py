@@ -24,7 +24,7 @@ def build(shape=(2, 3), levels=4, **options):
 @pytest.mark.parametrize("context", ["input", "state"])
 def test_pixel_by_pixel_equals_the_whole_image(context):
     model, variables, pixels = build(context=context)
-    whole = model.apply(variables, LABELS, pixels)
+    whole = jax.jit(model.apply)(variables, LABELS, pixels)
     carry = model.apply(variables, LABELS, method="begin")
     before = jnp.zeros(3, pixels.dtype)
     decode = jax.jit(functools.partial(model.apply, variables, method="decode"))
@@ -36,8 +36,9 @@ def test_pixel_by_pixel_equals_the_whole_image(context):
 
 def test_no_pixel_knows_itself_or_what_follows():
     model, variables, pixels = build()
-    changed = model.apply(variables, LABELS, pixels.at[3].add(1) % 4)
-    same = (changed == model.apply(variables, LABELS, pixels)).all(axis=(1, 2))
+    apply = jax.jit(model.apply)
+    changed = apply(variables, LABELS, pixels.at[3].add(1) % 4)
+    same = (changed == apply(variables, LABELS, pixels)).all(axis=(1, 2))
     np.testing.assert_array_equal(same, [True, True, True, True, False, False])
 
 
@@ -45,7 +46,7 @@ def test_draws_follow_the_probability_of_each_image():
     model, variables, _ = build(shape=(1, 3), levels=2)
     images = jnp.array([*itertools.product(range(2), repeat=3)], jnp.int32)
     label = 2
-    logits = model.apply(variables, jnp.full(8, label, jnp.int32), images.T)
+    logits = jax.jit(model.apply)(variables, jnp.full(8, label, jnp.int32), images.T)
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), images.T[..., None], axis=-1)
     expected = np.exp(np.asarray(picked, np.float64)[..., 0].sum(axis=0))
     assert expected.sum() == pytest.approx(1, abs=1e-5)

@@ -22,7 +22,8 @@ class Reader(nn.Module):
 
 
 def read(drop, deterministic, tokens=TOKENS):
-    return Reader(drop, deterministic).apply({}, tokens, rngs={"dropout": jax.random.key(0)})
+    read = jax.jit(Reader(drop, deterministic).apply)
+    return jax.tree.map(np.asarray, read({}, tokens, rngs={"dropout": jax.random.key(0)}))
 
 
 @pytest.mark.parametrize(("rate", "deterministic"), [(0.5, True), (0.0, False)])

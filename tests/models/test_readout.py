@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw_variables
 
 from rnn_jax.models import RecurrentReadout
 
@@ -13,15 +14,16 @@ INPUTS = jax.random.normal(jax.random.key(1), (6, 3, 2))
 @pytest.fixture(scope="module")
 def trained():
     model = RecurrentReadout(4, cell="elman", hidden_size=5)
-    return model, model.init(jax.random.key(0), INPUTS)
+    return model, draw_variables(model, INPUTS)
 
 
 def test_it_is_the_equations(trained):
     model, variables = trained
-    cell, readout = variables["params"]["stack"]["layer_0"]["cell"], variables["params"]["readout"]
+    params = jax.tree.map(np.asarray, variables["params"])
+    cell, readout = params["stack"]["layer_0"]["cell"], params["readout"]
     hidden = np.zeros((3, 5))
-    _, outputs = model.apply(variables, INPUTS)
-    for x, found in zip(INPUTS, outputs, strict=True):
+    _, outputs = jax.jit(model.apply)(variables, INPUTS)
+    for x, found in zip(*map(np.asarray, (INPUTS, outputs)), strict=True):
         hidden = np.tanh(x @ cell["input"] + hidden @ cell["recurrent"] + cell["bias"])
         np.testing.assert_allclose(found, hidden @ readout["kernel"] + readout["bias"], atol=1e-5)
 
@@ -40,6 +42,13 @@ def test_padding_does_not_matter(trained):
     def inside(variables):
         return model.apply(variables, jnp.asarray(padded), mask=jnp.asarray(mask))[1][2:6, :1]
 
-    np.testing.assert_allclose(alone(variables), inside(variables), atol=1e-6)
-    gradients = (jax.grad(lambda variables, f=f: jnp.sin(f(variables)).sum())(variables) for f in (alone, inside))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
+    def value_and_gradient(run):
+        def loss(variables):
+            outputs = run(variables)
+            return jnp.sin(outputs).sum(), outputs
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables)
+
+    (wanted, expected), (found, outputs) = map(value_and_gradient, (alone, inside))
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)

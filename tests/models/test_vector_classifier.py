@@ -24,7 +24,11 @@ def test_is_the_last_output_and_a_softmax_layer():
     np.testing.assert_allclose(model.apply(variables, INPUTS), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "pooling": "mean"}], ids=["last", "both ways"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), {"bidirectional": True, "pooling": "mean"}],
+    ids=["last", "both ways"],
+)
 def test_padding_never_matters(options):
     model = VectorClassifier(5, hidden_size=4, **options)
     variables = draw_variables(model, INPUTS)

@@ -43,6 +43,10 @@ SIZE = 11
 TINY = WordVectors(SIZE, dimension=4, window=2, negative=3, tile=5, tiles=3, pool=4)
 COUNTS = np.array([90, 40, 30, 20, 10, 9, 8, 7, 6, 5, 5])
 
+pairs_for, loss_of, gradient_of, descended = (
+    jax.jit(function, static_argnums=0) for function in (weigh, block_loss, block_gradient, descend)
+)
+
 
 def given_for(model, counts=COUNTS, threshold=0.0, tame=1e9):
     noise = noise_distribution(counts)
@@ -120,6 +124,11 @@ def textbook_loss(model, given, tables, block, whole_mean_gradient=False):
     return -log_sigmoid(of_positives).sum() - share * jnp.where(counts, log_sigmoid(-of_negatives), 0).sum()
 
 
+def textbook(model, given, tables, block):
+    return jax.jit(functools.partial(textbook_loss, model, given, block=block))(tables)
+
+
+@jax.jit
 def dense(rows, like):
     return Tables(
         jnp.zeros_like(like.input).at[rows.input_rows].add(rows.input),
@@ -134,8 +143,8 @@ def test_block_gradient_is_that_of_the_pairs(kind, objective):
     given, tables, block = given_for(model), random_tables(model), random_block(model)
     textbook = functools.partial(textbook_loss, model, given, block=block, whole_mean_gradient=True)
     expected = jax.jit(jax.grad(textbook))(tables)
-    pairs = weigh(model, given, block)
-    found = dense(jax.jit(block_gradient, static_argnums=0)(model, tables, pairs), tables)
+    pairs = pairs_for(model, given, block)
+    found = dense(gradient_of(model, tables, pairs), tables)
     np.testing.assert_allclose(found.input, expected.input, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.output, expected.output, rtol=1e-5, atol=1e-5)
 
@@ -146,8 +155,8 @@ def test_a_block_without_a_pair_has_no_gradient(kind):
     block = random_block(model)
     # Every other word is an end: no word has a neighbour.
     block = block._replace(words=block.words.at[:, ::2].set(-1))
-    pairs = weigh(model, given_for(model), block)
-    found = jax.jit(block_gradient, static_argnums=0)(model, random_tables(model), pairs)
+    pairs = pairs_for(model, given_for(model), block)
+    found = gradient_of(model, random_tables(model), pairs)
     assert found.loss == found.pairs == 0
     assert not found.input.any()
     assert not found.output.any()
@@ -158,19 +167,19 @@ def test_a_block_without_a_pair_has_no_gradient(kind):
 def test_block_loss_is_that_of_the_pairs(kind, objective):
     model = dataclasses.replace(TINY, model=kind, objective=objective)
     given, tables, block = given_for(model), random_tables(model), random_block(model)
-    weights = weigh(model, given, block)
-    loss, count = jax.jit(block_loss, static_argnums=0)(model, given, tables, weights)
+    weights = pairs_for(model, given, block)
+    loss, count = loss_of(model, given, tables, weights)
     pairs = list(pairs_of(model, block))
     assert count == (sum(len(contexts) for _, contexts, _ in pairs) if kind == "skipgram" else len(pairs))
-    np.testing.assert_allclose(loss, textbook_loss(model, given, tables, block), rtol=1e-5)
+    np.testing.assert_allclose(loss, textbook(model, given, tables, block), rtol=1e-5)
 
 
 def test_softmax_descends_its_own_gradient():
     model = dataclasses.replace(TINY, objective="softmax")
     given, tables, block = given_for(model), random_tables(model), random_block(model)
     gradient = jax.jit(jax.grad(functools.partial(textbook_loss, model, given, block=block)))(tables)
-    after, (loss, _) = descend(model, given, tables, weigh(model, given, block), jnp.float32(0.1))
-    np.testing.assert_allclose(loss, textbook_loss(model, given, tables, block), rtol=1e-5)
+    after, (loss, _) = descended(model, given, tables, pairs_for(model, given, block), jnp.float32(0.1))
+    np.testing.assert_allclose(loss, textbook(model, given, tables, block), rtol=1e-5)
     np.testing.assert_allclose(after.input, tables.input - 0.1 * gradient.input, atol=1e-5)
     np.testing.assert_allclose(after.output, tables.output - 0.1 * gradient.output, atol=1e-5)
 
@@ -194,9 +203,9 @@ def test_descent_is_scaled_by_row_and_touches_no_other_row():
     model = TINY
     given, tables, block = given_for(model, tame=2.0), random_tables(model), random_block(model)
     block = block._replace(words=jnp.minimum(block.words, 5), negatives=jnp.minimum(block.negatives, 5))
-    pairs = weigh(model, given, block)
-    gradient = dense(jax.jit(block_gradient, static_argnums=0)(model, tables, pairs), tables)
-    after, sample = jax.jit(descend, static_argnums=0)(model, given, tables, pairs, jnp.float32(0.1))
+    pairs = pairs_for(model, given, block)
+    gradient = dense(gradient_of(model, tables, pairs), tables)
+    after, sample = descended(model, given, tables, pairs, jnp.float32(0.1))
     assert given.input_rate[0] < given.input_rate[-1] <= 1
     wanted = tables.input - 0.1 * given.input_rate[:, None] * gradient.input
     np.testing.assert_allclose(after.input, wanted, atol=1e-6)
@@ -205,7 +214,7 @@ def test_descent_is_scaled_by_row_and_touches_no_other_row():
     first = jax.tree.map(lambda leaf: leaf[:1], block)
     one = dataclasses.replace(model, tiles=1)
     assert sample[1] == sum(len(contexts) for _, contexts, _ in pairs_of(one, first))
-    np.testing.assert_allclose(sample[0], textbook_loss(one, given, tables, first), rtol=1e-5)
+    np.testing.assert_allclose(sample[0], textbook(one, given, tables, first), rtol=1e-5)
 
 
 def test_a_negative_equal_to_the_positive_is_masked():
@@ -220,7 +229,7 @@ def test_a_negative_equal_to_the_positive_is_masked():
     wanted = -(
         log_sigmoid(x[0] @ y[1]) + log_sigmoid(-x[0] @ y[0]) + log_sigmoid(x[1] @ y[0]) + log_sigmoid(-x[1] @ y[1])
     )
-    loss, count = block_loss(model, given, tables, weigh(model, given, both))
+    loss, count = loss_of(model, given, tables, pairs_for(model, given, both))
     assert count == 2
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
 

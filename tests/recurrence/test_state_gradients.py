@@ -18,7 +18,11 @@ def test_a_linear_recurrence_hands_back_its_powers(x64):
         carry = carry @ matrix + x
         return carry, carry
 
-    found = state_gradients(step, jnp.zeros((2, 3)), jnp.asarray(inputs), lambda last: (last @ direction).sum())
+    @jax.jit
+    def gradients(inputs):
+        return state_gradients(step, jnp.zeros((2, 3)), inputs, lambda last: (last @ direction).sum())
+
+    found = gradients(inputs)
     expected = [np.linalg.matrix_power(matrix, 6 - t) @ direction for t in range(6)]
     np.testing.assert_allclose(found, np.stack([expected, expected], axis=1), rtol=1e-12)
     norms = norm_by_lag(found)
@@ -34,13 +38,15 @@ def test_it_equals_the_gradient_of_the_rest_of_the_sequence(x64):
     def loss(last):
         return jnp.sin(last).sum()
 
-    found = state_gradients(partial(cell, params), start, inputs, loss)
+    found = jax.jit(lambda start: state_gradients(partial(cell, params), start, inputs, loss))(start)
 
+    @jax.jit
+    @jax.grad
     def rest(carry):
         return loss(rnn_jax.unroll(cell, params, inputs[3:], carry)[1][-1])
 
     carry, _ = rnn_jax.unroll(cell, params, inputs[:3])
-    expected = jax.grad(rest)(carry)
+    expected = rest(carry)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[3], b, rtol=1e-10), found, expected)
 
 
