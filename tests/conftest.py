@@ -32,9 +32,12 @@ def pytest_addoption(parser):
 
 
 def pytest_xdist_auto_num_workers():
-    """One worker for each core that this process may use; on a single core no other process at all."""
+    """One worker more than this process may use cores; on a single core no other process at all.
+
+    Who saves a checkpoint or has started a process waits: on two cores a third worker does something meanwhile.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS) if cores > 1 else 0
+    return min(cores + 1, MOST_WORKERS) if cores > 1 else 0
 
 
 def pytest_configure(config):

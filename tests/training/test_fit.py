@@ -109,7 +109,7 @@ def test_what_an_evaluation_sets_off_ends_the_run_at_its_last_checkpoint(run, tm
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_is_the_same_bits(run, tmp_path, number):
     """Interrupted at once, off every boundary, at one, and between the best evaluation and the end."""
     whole = run("whole")
