@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked, flag
@@ -26,6 +26,11 @@ GENERATED = {"train": 16_000, "dev": 1_000, "test": 2_000}
 EMBEDDING_SIZE = 64
 # Examples that are evaluated or predicted at once.
 AT_ONCE = 128
+# What None stands for among the flags: sentences of a grammar leave nothing to chance, and each word counts.
+DEFAULTS: dict[bool, dict[str, Any]] = {
+    True: {"members": 1, "dropout": 0.2, "word_dropout": 0.0, "learning_rate": 3e-3},
+    False: {"members": 6, "dropout": 0.5, "word_dropout": 0.3, "learning_rate": 1e-3},
+}
 
 
 def _check_pieces(rows: int) -> None:
@@ -108,7 +113,9 @@ class Sentiment(TrainingConfig):
 
     batch_size: int = 64
     optimizer: str = "adamw"
-    learning_rate: float = 3e-3
+    learning_rate: float | None = flag(  # pyright: ignore[reportIncompatibleVariableOverride]
+        None, "learning rate, at its highest (default: 3e-3 for builtin, else 1e-3)", group="training", above=0
+    )
     weight_decay: float | None = 0.01
     clip_norm: float | None = 1.0
     ema_decay: float | None = 0.98
@@ -117,19 +124,12 @@ class Sentiment(TrainingConfig):
     eval_every: int | None = 25
 
 
-class Regularisation(NamedTuple):
-    """What keeps a network from learning its texts by heart; see the flags of these names."""
-
-    members: int
-    dropout: float
-    word_dropout: float
-
-
-def regularisation(config: Sentiment) -> Regularisation:
-    """The flags, or what --train decides: sentences of a grammar leave nothing to chance, and each word counts."""
-    defaults = Regularisation(1, 0.2, 0.0) if config.train == BUILTIN else Regularisation(6, 0.5, 0.3)
-    given = {name: value for name in Regularisation._fields if (value := getattr(config, name)) is not None}
-    return defaults._replace(**given)
+def settled(config: Sentiment) -> Sentiment:
+    """The configuration with what --train decides in the place of None."""
+    defaults = DEFAULTS[config.train == BUILTIN]
+    return dataclasses.replace(
+        config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
+    )
 
 
 def main(config: Sentiment, run: "Run") -> None:
@@ -157,7 +157,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
 
     if config.embeddings is not None and config.level == "char":
         raise FlagError("--embeddings: expected --level=word, found --level=char")
-    regular = regularisation(config)
+    config = settled(config)
     splits = read_splits(config)
     classes = check_classes(splits["train"], {name: split for name, split in splits.items() if name != "train"})
     labels = {
@@ -185,6 +185,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
     }
     vectors = trained_vectors(config, encoder)
 
+    regularisation: dict[str, Any] = {name: getattr(config, name) for name in ("members", "dropout", "word_dropout")}
     with checked():
         model = ClassifierEnsemble(
             len(encoder.vocabulary),
@@ -196,11 +197,9 @@ def train_model(config: Sentiment, run: "Run") -> None:
             pooling=config.pooling,
             embedding_size=embedding_size(config, vectors),
             pieces=encoder.pieces,
-            dropout=regular.dropout,
-            word_dropout=regular.word_dropout,
             unknown=encoder.vocabulary.index[str(encoder.vocabulary.unknown)],
-            members=regular.members,
             dtype=config.dtype,
+            **regularisation,
         )
         first = batches["train"].at(0)
         example = inputs_of({name: jnp.asarray(value[:1, :1]) for name, value in first.items() if value.ndim > 1})

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import rnn_jax
 from experiments.runner import run_experiment
-from experiments.sentiment import Sentiment, class_weights, main
+from experiments.sentiment import Sentiment, class_weights, main, settled
 from rnn_jax.data import TextEncoder, pad, word_pieces
 from rnn_jax.training.files import write_text
 
@@ -227,6 +227,12 @@ def test_words_and_pieces_know_at_the_start_in_which_classes_they_occur(folder, 
         assert np.all(length[table, "good"] > 0.1)
         assert np.all(length[table, "film"] < 0.1 * length[table, "good"])
     np.testing.assert_allclose(cosine(("words", "good"), ("pieces", "good")), 1, atol=1e-3)
+
+
+def test_what_is_not_said_is_decided_by_the_texts():
+    grammar, reviews = settled(Sentiment()), settled(Sentiment(train="reviews.tsv", dropout=0.0))
+    assert (grammar.members, grammar.dropout, grammar.word_dropout, grammar.learning_rate) == (1, 0.2, 0.0, 3e-3)
+    assert (reviews.members, reviews.dropout, reviews.word_dropout, reviews.learning_rate) == (6, 0.0, 0.3, 1e-3)
 
 
 def test_classes_weigh_equally_half_way_or_not_at_all():
