@@ -27,10 +27,8 @@ EMBEDDING_SIZE = 64
 # Examples that are evaluated or predicted at once.
 AT_ONCE = 128
 # What None stands for among the flags: sentences of a grammar leave nothing to chance, and each word counts.
-DEFAULTS: dict[bool, dict[str, Any]] = {
-    True: {"members": 1, "dropout": 0.2, "word_dropout": 0.0, "learning_rate": 3e-3},
-    False: {"members": 6, "dropout": 0.5, "word_dropout": 0.3, "learning_rate": 1e-3},
-}
+GRAMMAR_DEFAULTS = {"members": 1, "dropout": 0.2, "word_dropout": 0.0, "learning_rate": 3e-3}
+TEXT_DEFAULTS = {"members": 6, "dropout": 0.5, "word_dropout": 0.3, "learning_rate": 1e-3}
 
 
 def _check_pieces(rows: int) -> None:
@@ -126,7 +124,7 @@ class Sentiment(TrainingConfig):
 
 def settled(config: Sentiment) -> Sentiment:
     """The configuration with what --train decides in the place of None."""
-    defaults = DEFAULTS[config.train == BUILTIN]
+    defaults = GRAMMAR_DEFAULTS if config.train == BUILTIN else TEXT_DEFAULTS
     return dataclasses.replace(
         config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
     )
