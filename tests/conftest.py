@@ -20,7 +20,7 @@ if version("jaxlib").startswith("0.10."):
     HURRY["xla_cpu_use_fusion_emitters"] = (False, True)
 
 # Tracing makes many small objects that live, and Python looks through all of them again and again: a twentieth of the
-# time by its own thresholds, (700, 10, 10).
+# time by its own thresholds, (700, 10, 10) in Python 3.11.
 COLLECT_GARBAGE = (50_000, 20, 20)
 
 # A worker imports JAX for itself: seconds, and half a gigabyte.

@@ -46,8 +46,8 @@ every_form = pytest.mark.parametrize(
 every_registered_cell = pytest.mark.parametrize("name", LAWFUL)
 every_factory = pytest.mark.parametrize("name", CELLS)
 
-# Second derivatives and the numerical check take long to compile: gates and a matrix product in the
-# update by default; other registered cells and the hardest of the rest show little more.
+# Second derivatives and the numerical check take long to compile: gates, and a matrix product in the update; other
+# registered cells and the hardest of the rest show little more.
 FAST_AND_DEEP = ("lstm", "jordan")
 DEEP = pytest.mark.parametrize(
     "name",

@@ -193,7 +193,7 @@ def die_and_resume(folder, deaths, seed):
 
 
 def test_kill_9_never_leaves_a_run_that_cannot_resume(whole, tmp_path):
-    assert die_and_resume(tmp_path, 1, seed=0) == whole[1]
+    assert die_and_resume(tmp_path, 2, seed=0) == whole[1]
     assert without_times(tmp_path / "run") == without_times(whole[0])
 
 

@@ -94,10 +94,10 @@ def alone(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
     # In this process, which saves the seconds of starting one.
     arguments = (f"--corpus={corpus}", *SMALL, *SHORT, "--devices=1", f"--workdir={folder}")
-    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with quiet[0], quiet[1], pytest.raises(SystemExit) as end:
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         run_experiment("charlm", CharLM, main, arguments)
-    assert end.value.code == 0
+    assert end.value.code == 0, said.getvalue()
     found = losses(folder)
     assert {split for split, *_ in found} == {TRAIN, VALID}
     return found

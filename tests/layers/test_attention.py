@@ -42,9 +42,9 @@ def double(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, float), tree)
 
 
-def prepared(name):
-    attention = make_attention(name, 6)
-    return attention, jax.jit(attention.init, static_argnums=(1, 2))(jax.random.key(0), H, M)
+def prepared(name, hidden_size=6, query_size=H, memory_size=M):
+    attention = make_attention(name, hidden_size)
+    return attention, jax.jit(attention.init, static_argnums=(1, 2))(jax.random.key(0), query_size, memory_size)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -88,12 +88,11 @@ def test_contexts_and_weights_are_the_equations(name):
 def test_attention_that_learns_starts_by_looking_everywhere(name):
     """Wide layers whose outputs are of the size of tanh's: no place has much more than its share."""
     wide, places = 512, 20
-    attention = make_attention(name, wide)
+    attention, params = prepared(name, wide, wide, wide)
     random = np.random.default_rng(0)
     outputs, query = (
         jnp.asarray(random.uniform(-1, 1, shape), jnp.float32) for shape in ((places, 8, wide), (8, wide))
     )
-    params = jax.jit(attention.init, static_argnums=(1, 2))(jax.random.key(0), wide, wide)
     _, weights = attend(attention, params, outputs, np.ones((places, 8), bool), query)
     assert weights.max() < 0.3
 

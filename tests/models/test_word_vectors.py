@@ -124,7 +124,7 @@ def textbook_loss(model, given, tables, block, whole_mean_gradient=False):
     return -log_sigmoid(of_positives).sum() - share * jnp.where(counts, log_sigmoid(-of_negatives), 0).sum()
 
 
-def textbook(model, given, tables, block):
+def textbook_value(model, given, tables, block):
     return jax.jit(functools.partial(textbook_loss, model, given, block=block))(tables)
 
 
@@ -171,7 +171,7 @@ def test_block_loss_is_that_of_the_pairs(kind, objective):
     loss, count = loss_of(model, given, tables, weights)
     pairs = list(pairs_of(model, block))
     assert count == (sum(len(contexts) for _, contexts, _ in pairs) if kind == "skipgram" else len(pairs))
-    np.testing.assert_allclose(loss, textbook(model, given, tables, block), rtol=1e-5)
+    np.testing.assert_allclose(loss, textbook_value(model, given, tables, block), rtol=1e-5)
 
 
 def test_softmax_descends_its_own_gradient():
@@ -179,7 +179,7 @@ def test_softmax_descends_its_own_gradient():
     given, tables, block = given_for(model), random_tables(model), random_block(model)
     gradient = jax.jit(jax.grad(functools.partial(textbook_loss, model, given, block=block)))(tables)
     after, (loss, _) = descended(model, given, tables, pairs_for(model, given, block), jnp.float32(0.1))
-    np.testing.assert_allclose(loss, textbook(model, given, tables, block), rtol=1e-5)
+    np.testing.assert_allclose(loss, textbook_value(model, given, tables, block), rtol=1e-5)
     np.testing.assert_allclose(after.input, tables.input - 0.1 * gradient.input, atol=1e-5)
     np.testing.assert_allclose(after.output, tables.output - 0.1 * gradient.output, atol=1e-5)
 
@@ -214,7 +214,7 @@ def test_descent_is_scaled_by_row_and_touches_no_other_row():
     first = jax.tree.map(lambda leaf: leaf[:1], block)
     one = dataclasses.replace(model, tiles=1)
     assert sample[1] == sum(len(contexts) for _, contexts, _ in pairs_of(one, first))
-    np.testing.assert_allclose(sample[0], textbook(one, given, tables, first), rtol=1e-5)
+    np.testing.assert_allclose(sample[0], textbook_value(one, given, tables, first), rtol=1e-5)
 
 
 def test_a_negative_equal_to_the_positive_is_masked():
