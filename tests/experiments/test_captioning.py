@@ -1,16 +1,16 @@
 """Captioning from the command line, on a few dozen scenes."""
 
-import contextlib
-import io
-import json
+import functools
 
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments.captioning import Captioning, captions, main
-from experiments.runner import run_experiment
 from rnn_jax.data.scenes import draw_scenes
+
+captioning = functools.partial(call, "captioning", Captioning, main)
 
 SMALL = (
     "--cell=elman",
@@ -22,14 +22,6 @@ SMALL = (
     "--steps=4",
 )
 QUIET = ("--eval_every=none", "--sample_every=none")
-
-
-def captioning(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("captioning", Captioning, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def files(tmp_path_factory):
 
 def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
-    result = json.loads((run / "result.json").read_text())
+    result = read(run)
     assert set(result["metrics"]) == {
         "val_loss",
         "val_exact_match",
@@ -100,7 +92,7 @@ def test_a_set_of_ones_own(files, tmp_path):
         f"--train={good}", f"--test={good}", f"--workdir={run}", "--context=state", *SMALL, *QUIET
     )
     assert code == 0, err
-    result = json.loads((run / "result.json").read_text())
+    result = read(run)
     assert result["data"]["name"] == str(good)
     assert sum(result["data"]["sizes"][split] for split in ("train", "dev")) == 40
     assert set(result["metrics"]) == {"val_loss", "val_exact_match", "test_exact_match"}

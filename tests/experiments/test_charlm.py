@@ -1,7 +1,6 @@
 """The character language model from the command line, on a text of a few lines."""
 
-import contextlib
-import io
+import functools
 import json
 import math
 import shutil
@@ -10,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments.charlm import CharLM, main
-from experiments.runner import run_experiment
+
+charlm = functools.partial(call, "charlm", CharLM, main)
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 60
 SMALL = [
@@ -24,14 +25,6 @@ SMALL = [
     "--eval_every=none",
     "--sample_every=none",
 ]
-
-
-def charlm(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("charlm", CharLM, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +43,9 @@ def trained(corpus, tmp_path_factory):
     return run, out
 
 
-def read(run, name):
-    return json.loads((run / name).read_text())
-
-
 def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     assert set(result["metrics"]) == {"val_loss", "val_loss_window", "val_bpc", "tokens_per_second"}
     assert result["metrics"]["val_loss"] < math.log(len(set(TEXT)))
     assert result["metrics"]["val_bpc"] == pytest.approx(result["metrics"]["val_loss"] / math.log(2))
@@ -74,7 +63,7 @@ def test_the_loss_that_is_reported_is_that_of_the_saved_model(trained, corpus, t
     valid = TEXT[-270:]
     ids = loaded.vocabulary.encode(valid)[:, None]
     total = -loaded.model.apply({"params": loaded.params}, jnp.asarray(ids), method="log_prob")[0]
-    assert read(run, "result.json")["metrics"]["val_loss"] == pytest.approx(float(total) / 269, rel=1e-5)
+    assert read(run)["metrics"]["val_loss"] == pytest.approx(float(total) / 269, rel=1e-5)
 
 
 def test_resuming_equals_not_stopping(trained, corpus, tmp_path):
@@ -94,7 +83,7 @@ def test_resuming_equals_not_stopping(trained, corpus, tmp_path):
 
 def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdin):
     run, _ = trained
-    before = read(run, "result.json")
+    before = read(run)
     code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the ", "--sample_length=50")
     assert (code, err) == (0, "")
     assert out.startswith("the ")
@@ -107,7 +96,7 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdi
     assert f"{len(TEXT) - 1} predicted" in out
     stdin("the dog.\nlazy fox\n")
     assert len(charlm(f"--workdir={run}", "--score=-")[1].splitlines()) == 2
-    assert read(run, "result.json") == before
+    assert read(run) == before
 
 
 def test_a_text_without_line_breaks_is_scored_by_lines_and_files(tmp_path, stdin):
@@ -137,7 +126,7 @@ def test_words_by_a_regularised_stack(corpus, tmp_path):
     flags = ["--level=word", "--steps=5", "--cell=elman", *regularised, *SMALL]
     code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", *flags)
     assert code == 0, err
-    assert set(read(run, "result.json")["metrics"]) >= {"val_loss", "val_perplexity"}
+    assert set(read(run)["metrics"]) >= {"val_loss", "val_perplexity"}
     code, out, err = charlm(f"--workdir={run}", "--sample", "--prompt=the", "--sample_length=2")
     assert (code, len(out.split())) == (0, 3), err
     assert out.startswith("the ")
@@ -150,7 +139,7 @@ def test_a_test_text_is_evaluated_too(corpus, tmp_path):
     run = tmp_path / "run"
     code, _, err = charlm(f"--corpus={corpus}", f"--test={corpus}", f"--workdir={run}", "--steps=3", *SMALL)
     assert code == 0, err
-    assert set(read(run, "result.json")["metrics"]) >= {"test_loss", "test_loss_window", "test_bpc"}
+    assert set(read(run)["metrics"]) >= {"test_loss", "test_loss_window", "test_bpc"}
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,21 @@
 """Reading and drawing digits from the command line, with networks of a few units."""
 
-import contextlib
-import io
-import json
+import functools
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments.digits import DigitsConfig, independent_pixels_loss, main
-from experiments.runner import run_experiment
 from rnn_jax.data.digits import Digits, folds, load_digits
 
+digits = functools.partial(call, "digits", DigitsConfig, main)
+
 SMALL = ("--cell=elman", "--hidden_size=6", "--folds=2", "--batch_size=64", "--eval_every=none")
-
-
-def digits(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("digits", DigitsConfig, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
-
-
-def read(run, name="result.json"):
-    return json.loads((run / name).read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,19 @@
 """Forecasts from the command line, on a short series."""
 
-import contextlib
 import csv
-import io
-import json
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments.forecast import Forecast, main, split
-from experiments.runner import run_experiment
 from rnn_jax.data import LinearAutoregression, Table, read_table
 from rnn_jax.models.forecaster import free_run
+
+run_forecast = functools.partial(call, "forecast", Forecast, main)
 
 SMALL = [
     "--context=4",
@@ -26,18 +26,6 @@ SMALL = [
     "--horizon=7",
 ]
 ROWS = 120
-
-
-def run_forecast(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("forecast", Forecast, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
-
-
-def read(run, name):
-    return json.loads((run / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +60,7 @@ def standardised(folder):
 
 def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     assert set(result["metrics"]) == {
         "test_mse",
         "baseline_mse",
@@ -89,7 +77,7 @@ def test_a_run_leaves_all_that_was_promised(trained):
 
 def test_the_errors_are_those_of_the_forecasts(trained, folder):
     run, _ = trained
-    metrics = read(run, "result.json")["metrics"]
+    metrics = read(run)["metrics"]
     values = standardised(folder)
     model, params, *_ = rnn_jax.load(run)
     assert model.columns == ("other", "wave", "constant")
@@ -109,7 +97,7 @@ def test_the_errors_are_those_of_the_forecasts(trained, folder):
 
 def test_a_csv_is_continued(trained, folder, stdin):
     run, _ = trained
-    before = read(run, "result.json")
+    before = read(run)
     code, out, err = run_forecast(f"--workdir={run}", f"--predict_file={folder}/series.csv", "--horizon=3")
     assert (code, err) == (0, "")
     header, *rows = csv.reader(out.splitlines())
@@ -120,7 +108,7 @@ def test_a_csv_is_continued(trained, folder, stdin):
     np.testing.assert_allclose(np.array(rows, float), model.restore(expected[:, 0]), rtol=1e-4)
     stdin((folder / "series.csv").read_text())
     assert run_forecast(f"--workdir={run}", "--predict_file=-", "--horizon=3")[1] == out
-    assert read(run, "result.json") == before
+    assert read(run) == before
 
 
 def test_a_column_far_from_zero_is_continued_in_its_own_digits(tmp_path):

@@ -1,35 +1,23 @@
 """The adding and copying problems from the command line, on lags of a few steps."""
 
-import contextlib
-import io
-import json
+import functools
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments import memory
 from experiments.memory import Memory, cell_label, main, split_cells
-from experiments.runner import run_experiment
 from rnn_jax.data import MemoryBatches
+
+run_memory = functools.partial(call, "memory", Memory, main)
 
 CELLS = "elman(activation=relu),elman"
 SMALL = ["--lag=4", "--hidden_size=4", "--batch_size=8", "--steps=6", "--eval_every=6", "--schedule=constant"]
-
-
-def run_memory(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("memory", Memory, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
-
-
-def read(run, name):
-    return json.loads((run / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +44,7 @@ def test_cells_are_cut_at_commas_outside_parentheses():
 
 def test_a_run_leaves_a_run_for_every_cell(trained):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     assert list(result["metrics"]) == ["adding_mse_elman_activation_relu", "adding_mse_elman"]
     assert (result["experiment"], result["steps"]) == ("memory", 12)
     assert result["data"]["name"] == "adding"
@@ -64,7 +52,7 @@ def test_a_run_leaves_a_run_for_every_cell(trained):
         assert (run / name).exists()
     parameters = 0
     for label in ("elman_activation_relu", "elman"):
-        part = read(run / label, "result.json")
+        part = read(run / label)
         name = f"adding_mse_{label}"
         assert part["metrics"] == {name: result["metrics"][name]}
         assert part["config"] == result["config"] | {"cells": {"elman": "elman"}.get(label, "elman(activation=relu)")}
@@ -84,7 +72,7 @@ def test_the_metric_is_that_of_the_model_that_is_loaded(trained):
         jax.tree.map(np.testing.assert_array_equal, part.params, whole.params[label])
         _, outputs = model.apply({"params": part.params}, jnp.asarray(test.inputs))
         error = np.mean((np.asarray(outputs)[-1, :, 0] - test.targets[0]) ** 2)
-        assert read(run, "result.json")["metrics"][f"adding_mse_{label}"] == pytest.approx(error, rel=1e-4)
+        assert read(run)["metrics"][f"adding_mse_{label}"] == pytest.approx(error, rel=1e-4)
 
 
 def test_the_gradients_are_those_of_the_rest_of_the_sequence(trained):
@@ -110,18 +98,18 @@ def test_the_gradients_are_those_of_the_rest_of_the_sequence(trained):
 
 def test_a_finished_run_of_several_says_the_same_again(trained):
     run, out = trained
-    before = read(run, "result.json")["metrics"]
+    before = read(run)["metrics"]
     code, again, err = run_memory(f"--workdir={run}")
     assert code == 0, err
     assert again == out
-    assert read(run, "result.json")["metrics"] == before
+    assert read(run)["metrics"] == before
 
 
 def test_what_has_solved_the_problem_is_not_trained_on(trained, monkeypatch):
     monkeypatch.setitem(memory.SOLVED, "adding", 10.0)
     run = shutil.copytree(trained[0] / "elman", trained[0].parent / "copy")
     assert run_memory(f"--workdir={run}", "--steps=100")[0] == 0
-    assert read(run, "result.json")["steps"] == 6
+    assert read(run)["steps"] == 6
 
 
 def test_one_cell_alone_is_a_run_of_its_own(tmp_path):
@@ -133,9 +121,7 @@ def test_one_cell_alone_is_a_run_of_its_own(tmp_path):
     test = MemoryBatches("copying", 2, 8).held_out(2, 2048)
     outputs = np.asarray(loaded.model.apply({"params": loaded.params}, jnp.asarray(test.inputs))[1])
     right = np.mean(outputs[-10:].argmax(-1) == test.targets)
-    assert read(run, "result.json")["metrics"] == {
-        "copying_accuracy_elman_activation_sigmoid": pytest.approx(right, abs=1e-4)
-    }
+    assert read(run)["metrics"] == {"copying_accuracy_elman_activation_sigmoid": pytest.approx(right, abs=1e-4)}
     assert "1 symbol in 8" in out
 
 
@@ -146,7 +132,7 @@ def test_a_cell_that_diverges_does_not_stop_the_others(tmp_path):
     assert code == 0, err
     assert "elman(activation=relu): step " in out
     assert "measured as it was at its best" in out
-    assert read(run, "result.json")["metrics"].keys() == {"adding_mse_elman_activation_relu", "adding_mse_elman"}
+    assert read(run)["metrics"].keys() == {"adding_mse_elman_activation_relu", "adding_mse_elman"}
     code, _, err = run_memory(f"--workdir={run}/elman_activation_relu")
     assert code == 1
     assert "is saved" in err

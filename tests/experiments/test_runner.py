@@ -1,7 +1,6 @@
 """A whole experiment: exit codes, signals, sudden death, and what a run leaves behind."""
 
 import contextlib
-import io
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import toy_experiment
+from in_process import call, read
 
 from experiments.runner import run_experiment
 from rnn_jax.training.metrics import read_metrics
@@ -40,17 +40,9 @@ def finish(process):
 
 
 def run(*arguments, folder):
-    """The same in this process, which saves the seconds of starting one: exit code, output, errors."""
-    before, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
-    output, errors = io.StringIO(), io.StringIO()
-    os.chdir(folder)
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as end:
-            run_experiment("toy", toy_experiment.Config, toy_experiment.main, arguments)
-    finally:
-        os.chdir(before)
-        signal.signal(signal.SIGTERM, handler)
-    return end.value.code, output.getvalue(), errors.getvalue()
+    """The same in this process: exit code, output, errors."""
+    with contextlib.chdir(folder):
+        return call("toy", toy_experiment.Config, toy_experiment.main, *arguments)
 
 
 def wait_for(condition, process):
@@ -86,7 +78,7 @@ def test_a_run_leaves_all_that_was_promised(whole):
         "vocabulary.json",
     }  # fmt: skip
     assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
-    result = json.loads((folder / "result.json").read_text())
+    result = read(folder)
     assert list(result) == [
         "experiment", "config", "metrics", "steps", "seconds", "parameters", "device", "versions", "data",
     ]  # fmt: skip
@@ -112,9 +104,7 @@ def test_init_from_starts_where_another_run_ended(whole, tmp_path):
     code, _, errors = run(f"--init_from={folder}", "--steps=1", "--learning_rate=1e-6", folder=tmp_path)
     assert code == 0, errors
     (path,) = (tmp_path / "runs").iterdir()
-    assert json.loads((path / "result.json").read_text())["metrics"]["val_loss"] == pytest.approx(
-        float(output.split()[1]), abs=1e-3
-    )
+    assert read(path)["metrics"]["val_loss"] == pytest.approx(float(output.split()[1]), abs=1e-3)
 
 
 def test_a_signal_ends_a_run_that_can_be_resumed(whole, tmp_path):
@@ -393,7 +383,7 @@ def test_all_devices_are_used_and_give_what_one_gives(tmp_path):
     )
     code, output, errors = finish(two)
     assert code == 0, errors
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["device"].startswith("2 x ")
+    assert read(tmp_path / "run")["device"].startswith("2 x ")
     code, alone, errors = run("--steps=40", "--workdir=alone", folder=tmp_path)
     assert code == 0, errors
     assert float(output.split()[1]) == pytest.approx(float(alone.split()[1]), abs=2e-4)

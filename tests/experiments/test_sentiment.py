@@ -1,34 +1,23 @@
 """The sentiment experiment from the command line, on texts of a few words."""
 
-import contextlib
-import io
-import json
-import signal
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 from sklearn.utils.class_weight import compute_class_weight
 
 import rnn_jax
-from experiments.runner import run_experiment
 from experiments.sentiment import Sentiment, class_weights, main, settled
 from rnn_jax.data import TextEncoder, pad, word_pieces
 from rnn_jax.training.files import write_text
 
+sentiment = functools.partial(call, "sentiment", Sentiment, main)
+
 SMALL = ["--hidden_size=4", "--embedding_size=4", "--pieces=40", "--batch_size=8", "--members=2", "--eval_every=none"]
 GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
-
-
-def sentiment(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("sentiment", Sentiment, main, [str(argument) for argument in arguments])
-    signal.signal(signal.SIGTERM, handler)
-    return stopped.value.code, out.getvalue(), err.getvalue()
 
 
 def lines(number, start=0):
@@ -63,13 +52,9 @@ def trained(folder):
     return folder / "run", out
 
 
-def read(run, name):
-    return json.loads((run / name).read_text())
-
-
 def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     metrics = result["metrics"]
     assert set(metrics) == {
         "test_accuracy",
@@ -91,7 +76,7 @@ def test_a_run_leaves_all_that_was_promised(trained):
 
 def test_predictions_are_those_of_the_saved_model(trained, tmp_path, stdin):
     run, _ = trained
-    before = read(run, "result.json")
+    before = read(run)
     texts = ["the film is good", "awful !"]
     code, out, err = sentiment(f"--workdir={run}", f"--predict={texts[0]}")
     assert (code, err) == (0, "")
@@ -113,7 +98,7 @@ def test_predictions_are_those_of_the_saved_model(trained, tmp_path, stdin):
     assert in_file.startswith(out)
     stdin("\n".join(texts))
     assert sentiment(f"--workdir={run}", "--predict_file=-")[1] == in_file
-    assert read(run, "result.json") == before
+    assert read(run) == before
 
 
 @pytest.mark.slow
@@ -127,7 +112,7 @@ def test_characters_and_a_folder(tmp_path):
         f"--train={tmp_path}/set", f"--workdir={tmp_path}/run", "--level=char", "--bidirectional", "--steps=2", *SMALL
     )
     assert code == 0, err
-    assert read(tmp_path / "run", "result.json")["metrics"]["baseline_accuracy"] > 0.8
+    assert read(tmp_path / "run")["metrics"]["baseline_accuracy"] > 0.8
 
 
 @pytest.mark.parametrize(

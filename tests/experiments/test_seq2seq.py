@@ -1,19 +1,16 @@
 """The translator from the command line, on a few short sentences."""
 
-import contextlib
 import functools
-import io
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 
 import rnn_jax
 from experiments.flags import FlagError
-from experiments.runner import run_experiment
 from experiments.seq2seq import Seq2SeqConfig, main, make_loss
 from experiments.seq2seq_data import Side, load_corpus
 from experiments.translation_scores import score
@@ -25,16 +22,10 @@ from rnn_jax.models.scheduled_sampling import sampled_logits
 from rnn_jax.models.seq2seq import shift
 from rnn_jax.training.run import Run
 
+seq2seq = functools.partial(call, "seq2seq", Seq2SeqConfig, main)
+
 WORDS = {"one": "ein", "two": "zwei", "red": "roter", "big": "großer", "dog": "Hund", "cat": "Kater"}
 SMALL = ["--hidden_size=8", "--embedding_size=4", "--batch_size=8", "--buckets=1", "--eval_every=none", "--warmup=0"]
-
-
-def seq2seq(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("seq2seq", Seq2SeqConfig, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
 
 
 def sentences(count, seed):
@@ -75,14 +66,10 @@ def trained(files, tmp_path_factory):
     return run, out
 
 
-def read(run, name):
-    return json.loads((run / name).read_text())
-
-
 @pytest.mark.slow
 def test_a_run_leaves_all_that_was_promised(trained, files):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     assert set(result["metrics"]) == {
         "val_loss",
         "test_bleu",
@@ -119,13 +106,13 @@ def test_the_run_is_all_that_a_script_needs(trained, files):
         )[0]
         # Words, the full stop and the end.
         words += len(german.split()) + 2
-    assert read(run, "result.json")["metrics"]["test_perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-4)
+    assert read(run)["metrics"]["test_perplexity"] == pytest.approx(math.exp(nats / words), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_translating_does_not_train(trained, files, tmp_path, stdin):
     run, _ = trained
-    before = read(run, "result.json")
+    before = read(run)
     code, out, err = seq2seq(f"--workdir={run}", "--translate=two red dog.")
     assert code == 0, err
     assert len(out.splitlines()) == 1
@@ -149,7 +136,7 @@ def test_translating_does_not_train(trained, files, tmp_path, stdin):
     assert (code, bool(longer.strip())) == (0, True), err
     code, _, err = seq2seq(f"--workdir={run}", "--max_length=30")
     assert (code, "max_length (25 in the run, 30 now)" in err) == (2, True)
-    assert read(run, "result.json") == before
+    assert read(run) == before
 
 
 @pytest.mark.slow

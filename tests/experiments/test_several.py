@@ -1,8 +1,5 @@
 """Several devices and several processes: the runs they make are those of one device in one process."""
 
-import contextlib
-import io
-import json
 import os
 import random
 import signal
@@ -13,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from in_process import call, read
 
 from experiments.charlm import CharLM, main
-from experiments.runner import run_experiment
 from rnn_jax.training.metrics import TRAIN, VALID, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -92,12 +89,9 @@ def same(found, wanted):
 def alone(corpus, tmp_path_factory):
     """The losses of one device in one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    # In this process, which saves the seconds of starting one.
-    arguments = (f"--corpus={corpus}", *SMALL, *SHORT, "--devices=1", f"--workdir={folder}")
-    said = io.StringIO()
-    with pytest.raises(SystemExit) as end, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        run_experiment("charlm", CharLM, main, arguments)
-    assert end.value.code == 0, said.getvalue()
+    flags = (f"--corpus={corpus}", *SMALL, *SHORT, "--devices=1", f"--workdir={folder}")
+    code, _, errors = call("charlm", CharLM, main, *flags)
+    assert code == 0, errors
     found = losses(folder)
     assert {split for split, *_ in found} == {TRAIN, VALID}
     return found
@@ -112,7 +106,7 @@ def test_two_processes_are_one_run(corpus, alone, tmp_path):
     assert "val_loss_window" in first[1]
     assert "val_loss" not in second[1] + second[2]
     assert not list(scratch.iterdir())
-    assert json.loads((folder / "result.json").read_text())["device"].startswith("4 x ")
+    assert read(folder)["device"].startswith("4 x ")
 
 
 @pytest.mark.slow
@@ -212,11 +206,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(corpus, tmp_path,
         ),
     ],
 )  # fmt: skip
-def test_flags_that_do_not_go_together(arguments, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        run_experiment("charlm", CharLM, main, arguments)
-    assert end.value.code == 2
-    assert capsys.readouterr().err == f"charlm: {message}\n"
+def test_flags_that_do_not_go_together(arguments, message):
+    code, _, errors = call("charlm", CharLM, main, *arguments)
+    assert (code, errors) == (2, f"charlm: {message}\n")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from in_process import call, read
 from test_runner import finish, run, start
 
 from experiments import joint, sweep
@@ -19,7 +20,6 @@ from experiments.charlm import CharLM
 from experiments.config import TrainingConfig
 from experiments.flags import FlagError, assign, command, parse
 from experiments.joint import Joint, halve
-from experiments.runner import run_experiment
 from rnn_jax.sweep import Space
 from rnn_jax.training.metrics import read_metrics
 
@@ -84,7 +84,7 @@ def test_a_sweep_gives_the_losses_of_its_runs(method, alone, tmp_path, programs)
         found = losses(tmp_path / "s" / "runs" / f"00{number}")
         assert found.keys() == expected.keys()
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
-    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    result = read(tmp_path / "s")
     best = min(rows, key=lambda row: float(row["val_loss"]))
     assert result["best_run"] == int(best["run"])
     assert result["metrics"]["val_loss"] == float(best["val_loss"])
@@ -124,7 +124,7 @@ def test_runs_are_spread_over_all_devices(method, devices, alone, tmp_path):
     for number, expected in alone.items():
         found = losses(tmp_path / "s" / "runs" / f"00{number}")
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
-    assert "--devices=1" in json.loads((tmp_path / "s" / "result.json").read_text())["command"]
+    assert "--devices=1" in read(tmp_path / "s")["command"]
 
 
 BLOCKS = """
@@ -200,7 +200,7 @@ def test_the_result_of_a_run_that_was_halved(tmp_path):
     code, _, errors = run("--sweep=learning_rate=1e-5,0.1", *arguments, folder=tmp_path)
     assert code == 0, errors
     assert [row["status"] for row in table(tmp_path / "s")] == ["halved", "diverged"]
-    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    result = read(tmp_path / "s")
     assert (result["best_run"], result["steps"]) == (0, 10)
     assert result["metrics"].keys() == {"val_loss"}
     assert {"experiment", "config", "seconds", "parameters", "device", "versions", "data"} <= result.keys()
@@ -236,7 +236,7 @@ def test_a_sweep_at_its_end_goes_on_to_more_steps(tmp_path):
     # The evaluation at step 15 was that of the end, not one of those at which runs are halved.
     steps = [max(step for step, _ in losses(tmp_path / "s" / "runs" / f"00{number}")) for number in range(4)]
     assert steps == [10, 10, 20, 40]
-    assert json.loads((tmp_path / "s" / "result.json").read_text())["steps"] == 40
+    assert read(tmp_path / "s")["steps"] == 40
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ TOGETHER = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOGETHER)
-def test_an_experiment_together_and_alone(name, tmp_path, capsys, programs):
+def test_an_experiment_together_and_alone(name, tmp_path, programs):
     """A carry, rates of dropout, first parameters and clipping differ within one program."""
     module = importlib.import_module(f"experiments.{name}")
     config_class = next(c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__
@@ -309,9 +309,8 @@ def test_an_experiment_together_and_alone(name, tmp_path, capsys, programs):
         flags.append(f"--corpus={corpus}")
 
     def start(*more):
-        with pytest.raises(SystemExit) as end:
-            run_experiment(name, config_class, module.main, [*flags, *more])
-        assert end.value.code == 0, capsys.readouterr().err
+        code, _, errors = call(name, config_class, module.main, *flags, *more)
+        assert code == 0, errors
 
     start(f"--sweep={space}", "--sweep_method=vmap", f"--workdir={tmp_path / 's'}")
     # One for each length of a batch, of which sentiment has four.
@@ -325,10 +324,7 @@ def test_an_experiment_together_and_alone(name, tmp_path, capsys, programs):
         expected, found = losses(folder), losses(together)
         assert found.keys() == expected.keys()
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
-        alone, swept = (
-            json.loads((path / "result.json").read_text())
-            for path in (folder, tmp_path / "s" / "runs" / f"{number:03}")
-        )
+        alone, swept = (read(path) for path in (folder, tmp_path / "s" / "runs" / f"{number:03}"))
         assert swept["config"] == alone["config"]
 
 
@@ -499,7 +495,7 @@ def test_a_swept_name_is_checked_like_its_flag():
 
 
 @pytest.mark.slow
-def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
+def test_runs_of_word_vectors_share_a_program(tmp_path):
     """They go one after the other: the same losses as alone, one compilation for all that differ in numbers."""
     from experiments.skipgram import SkipGram, main
     from rnn_jax.models.word_vector_training import compiled
@@ -509,9 +505,8 @@ def test_runs_of_word_vectors_share_a_program(tmp_path, capsys):
     flags = [f"--corpus={corpus}", "--dimension=7", "--min_count=1", "--epochs=30", "--subsample=0"]
 
     def start(*more):
-        with pytest.raises(SystemExit) as end:
-            run_experiment("skipgram", SkipGram, main, [*flags, *more])
-        assert end.value.code == 0, capsys.readouterr().err
+        code, _, errors = call("skipgram", SkipGram, main, *flags, *more)
+        assert code == 0, errors
 
     program = compiled(jax.default_backend())
     before = program._cache_size()

@@ -1,21 +1,21 @@
 """The tagging experiment from the command line, on a small language and on a few lines of source code."""
 
-import contextlib
-import io
-import json
+import functools
 import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call, read
 from seqeval.metrics import f1_score
 
 import rnn_jax
-from experiments.runner import run_experiment
 from experiments.tagging import Tagging, hold_out, main, report, scores
 from rnn_jax.data import PaddedBatches, TagEncoder, TaggedSequence, is_held_out, read_columns, source_code
 from rnn_jax.data.source_code import SourceFile, label_source
+
+tagging = functools.partial(call, "tagging", Tagging, main)
 
 SMALL = [
     "--eval_every=none",
@@ -27,14 +27,6 @@ SMALL = [
     "--buckets=1",
 ]
 CODE = 'def f(x):  # adds\n    return x + 1\n\n\nnames = ["a", "b"]\nprint(len(names))\n'
-
-
-def tagging(*arguments):
-    """Run the experiment; returns (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        run_experiment("tagging", Tagging, main, [str(argument) for argument in arguments])
-    return stopped.value.code, out.getvalue(), err.getvalue()
 
 
 def sentences(count, seed):
@@ -70,7 +62,7 @@ def trained(corpus, tmp_path_factory):
 
 def test_the_flags_reach_the_model(trained):
     run, _ = trained
-    arguments = json.loads((run / "model.json").read_text())["arguments"]
+    arguments = read(run, "model.json")["arguments"]
     expected = {"cell": "gru", "hidden_size": 8, "embedding_size": 8, "dropout": 0.1, "crf": True}
     assert {name: arguments[name] for name in expected} == expected
 
@@ -96,13 +88,9 @@ def coloured(tmp_path_factory):
     return run
 
 
-def read(run, name):
-    return json.loads((run / name).read_text())
-
-
 def test_a_run_leaves_all_that_was_promised(trained):
     run, out = trained
-    result = read(run, "result.json")
+    result = read(run)
     assert set(result["metrics"]) == {
         "val_loss", "val_accuracy", "val_f1", "val_error", "test_loss", "test_accuracy", "test_f1", "words_per_second",
     }  # fmt: skip
@@ -128,7 +116,7 @@ def test_the_score_that_is_reported_is_that_of_the_saved_model(trained, corpus):
     for column, number in enumerate(batch["index"]):
         truth.append(list(held_out[number].labels))
         found.append([encoder.label_names[label] for label in labels[: len(truth[-1]), column]])
-    metrics = read(run, "result.json")["metrics"]
+    metrics = read(run)["metrics"]
     assert metrics["test_f1"] == pytest.approx(f1_score(truth, found))
     right = [label == wanted for one, other in zip(found, truth, strict=True) for label, wanted in zip(one, other)]  # noqa: B905
     assert metrics["test_accuracy"] == pytest.approx(np.mean(right))
@@ -136,14 +124,14 @@ def test_the_score_that_is_reported_is_that_of_the_saved_model(trained, corpus):
 
 def test_text_is_tagged_without_training(trained, tmp_path, stdin):
     run, _ = trained
-    before = read(run, "result.json")
+    before = read(run)
     code, out, err = tagging(f"--workdir={run}", "--predict=the big dog sees a cat")
     assert (code, err) == (0, "")
     assert out == "the B-NP\nbig I-NP\ndog I-NP\nsees O\na B-NP\ncat I-NP\n\n"
     stdin("the dog likes\n\na cat sees\n")
     code, out, _ = tagging(f"--workdir={run}", "--predict_file=-")
     assert out.split("\n\n")[:2] == ["the B-NP\ndog I-NP\nlikes O", "a B-NP\ncat I-NP\nsees O"]
-    assert read(run, "result.json") == before
+    assert read(run) == before
 
 
 @pytest.mark.slow
@@ -156,7 +144,7 @@ def test_further_columns_separate_files_and_a_softmax(corpus, tmp_path):
     code, out, err = tagging(*arguments)
     assert code == 0, err
     assert "--- after 60 steps ---" in out
-    metrics = read(run, "result.json")["metrics"]
+    metrics = read(run)["metrics"]
     assert metrics["test_f1"] == metrics["val_f1"] > 0.9
     code, out, err = tagging(f"--workdir={run}", f"--predict_file={new}")
     assert (code, err) == (0, "")
@@ -167,7 +155,7 @@ def test_further_columns_separate_files_and_a_softmax(corpus, tmp_path):
 
 
 def test_source_code_is_coloured(coloured, tmp_path):
-    metrics = read(coloured, "result.json")["metrics"]
+    metrics = read(coloured)["metrics"]
     assert set(metrics) >= {"test_accuracy", "val_accuracy", "characters_per_second"}
     assert metrics["test_accuracy"] > 0.9
     assert "test_f1" not in metrics
