@@ -75,7 +75,8 @@ class TextEncoder:
                 words.append(np.array([rows.setdefault(symbol, len(rows)) for symbol in symbols], np.int32))
         if not self.pieces:
             return {"tokens": tokens}
-        return {"tokens": tokens, "pieces": _Looked(np.stack([word_pieces(word, self.pieces) for word in rows]), words)}
+        table = [word_pieces(word, self.pieces) for word in rows]
+        return {"tokens": tokens, "pieces": _Looked(np.stack(table), words) if table else []}
 
 
 class _Looked(Sequence):

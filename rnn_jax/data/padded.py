@@ -63,7 +63,7 @@ class PaddedBatches:
         seed: any integer; used by `shuffle` alone.
 
     Raises:
-        DataError: no examples, fields of different numbers of examples, a size below 1.
+        DataError: no examples, fields of different numbers of examples, a size below 1, lists in the place of arrays.
     """
 
     sequences: Mapping[str, Sequence[np.ndarray]]
@@ -80,6 +80,9 @@ class PaddedBatches:
         sizes = {name: len(field) for name, field in (*self.sequences.items(), *self.values.items())}
         if len(set(sizes.values())) != 1 or 0 in sizes.values():
             raise DataError(f"examples: expected fields of one number of examples, at least 1, found {sizes}")
+        for name, array in (*((name, field[0]) for name, field in self.sequences.items()), *self.values.items()):
+            if not hasattr(array, "shape"):
+                raise DataError(f"{name}: expected arrays, found a {type(array).__name__}")
 
     def __len__(self) -> int:
         """N, the number of examples."""

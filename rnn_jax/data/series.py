@@ -57,10 +57,23 @@ def mackey_glass(
     Returns:
         float64 [T].
 
+    Raises:
+        ValueError: a time that is no multiple of `step`, or negative, or 0 where only `discard` may be.
+
     Source: Mackey & Glass 1977, Science 197.
     """
-    delay, between = round(tau / step), round(interval / step)
-    transient = round(discard / step)
+
+    def steps_of(name: str, time: float, least: int) -> int:
+        steps = round(time / step)
+        if steps < least or abs(steps * step - time) > 1e-6 * step:
+            limit = "0 or a multiple" if least == 0 else "a multiple"
+            raise ValueError(f"{name}: expected {limit} of the step, {step}, found {time}")
+        return steps
+
+    if not step > 0:
+        raise ValueError(f"step: expected a positive number, found {step}")
+    delay, between = steps_of("tau", tau, 1), steps_of("interval", interval, 1)
+    transient = steps_of("discard", discard, 0)
 
     values = [1.2] * (delay + 1)
     for _ in range(transient + length * between):

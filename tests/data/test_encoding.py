@@ -39,6 +39,12 @@ def test_a_text_without_words_is_one_unknown_word():
     assert tokens.shape == (1,)
 
 
+@pytest.mark.parametrize("pieces", [0, 50])
+def test_no_texts_have_no_sequences(pieces):
+    fields = TextEncoder.from_texts(TEXTS, pieces=pieces).encode([])
+    assert {name: len(field) for name, field in fields.items()} == {"tokens": 0} | ({"pieces": 0} if pieces else {})
+
+
 @pytest.mark.parametrize("max_length", [100, 2])
 def test_pieces_stand_beside_their_words(max_length):
     encoder = TextEncoder.from_texts(TEXTS, max_length=max_length, pieces=50)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax.data.errors import DataError
 from rnn_jax.data.padded import PaddedBatches, is_held_out, pad
@@ -87,6 +88,12 @@ def test_batches_of_values_alone():
 def test_refuses(sequences, values, batch_size, match):
     with pytest.raises(DataError, match=match):
         PaddedBatches(sequences, values, batch_size)
+
+
+@pytest.mark.parametrize(("sequences", "values"), [({"x": [np.ones(2)]}, {"y": [1]}), ({"y": [[1, 2]]}, {})])
+def test_lists_are_no_arrays(sequences, values):
+    with pytest.raises(DataError, match="y: expected arrays, found a list"):
+        untyped(PaddedBatches.__init__)(object.__new__(PaddedBatches), sequences, values, 2)
 
 
 def test_held_out_is_a_tenth_told_from_the_text():

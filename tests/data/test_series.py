@@ -37,6 +37,21 @@ def test_mackey_glass_solves_its_equation():
     np.testing.assert_array_equal(found[5::6], mackey_glass(11, tau=tau, discard=0.0))
 
 
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        ({"interval": 0.04}, "interval: expected a multiple of the step, 0.1, found 0.04"),
+        ({"tau": 0.0}, "tau: expected a multiple of the step, 0.1, found 0.0"),
+        ({"tau": 17.05}, "tau: expected a multiple of the step, 0.1, found 17.05"),
+        ({"discard": -1.0}, "discard: expected 0 or a multiple of the step, 0.1, found -1.0"),
+        ({"step": 0.0}, "step: expected a positive number, found 0.0"),
+    ],
+)
+def test_mackey_glass_refuses_times_between_its_steps(time, message):
+    with pytest.raises(ValueError, match=message):
+        mackey_glass(3, **time)
+
+
 def test_the_built_in_table():
     table = generated_table(300)
     assert table.columns == ("mackey_glass", "seasonal")
