@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -245,8 +246,24 @@ def _initial(source: str, params: Any, run: Run) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def initial_params(model: Any, key: jax.Array, *inputs: Any, **named: Any) -> Any:
-    """The parameters of a Flax module, drawn by one program for all runs of equal models."""
-    return model.init(key, *inputs, **named)["params"]
+    """The parameters of a Flax module, drawn by one program for all runs of equal models.
+
+    Raises:
+        MemoryError: the device could not hold them; XLA itself would end the process.
+    """
+    params = model.init(key, *inputs, **named)["params"]
+    needed, there = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)), _memory()
+    if there is not None and needed > there:
+        raise MemoryError(f"the parameters alone take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f} GiB")
+    return params
+
+
+def _memory() -> int | None:
+    """The bytes of the first device, which are the machine's where that is a CPU; None: nobody tells."""
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None and jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return limit
 
 
 def describe_parameters(params: Any) -> str:

@@ -192,6 +192,13 @@ def test_bad_texts_are_named(tmp_path, monkeypatch, content, message):
     assert len(err.splitlines()) == 1
 
 
+def test_a_model_that_no_memory_holds_is_one_line(corpus, tmp_path):
+    code, _, err = charlm(f"--corpus={corpus}", *SMALL, "--hidden_size=1000000", f"--workdir={tmp_path / 'run'}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("charlm: not enough memory for what is asked for: the parameters alone take 14,9")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_with_another_configuration_names_the_fields(trained, corpus):
     run, _ = trained
     code, _, err = charlm(f"--corpus={corpus}", f"--workdir={run}", "--hidden_size=9", "--learning_rate=1", *SMALL[1:])
