@@ -259,8 +259,8 @@ def initial_params(model: Any, key: jax.Array, *inputs: Any, **named: Any) -> An
 
 
 def _memory() -> int | None:
-    """The bytes of the first device, which are the machine's where that is a CPU; None: nobody tells."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    """The bytes of this process's first device, which are the machine's where that is a CPU; None: nobody tells."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is None and jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return limit
