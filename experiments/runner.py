@@ -155,11 +155,6 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         if isinstance(error, (RunError, processes.ConnectError)):
             return _say(name, f"--{error}", _BAD_INPUT)
         return _say(name, f"--workdir: {error}" if isinstance(error, CheckpointError) else error, _BAD_INPUT)
-    except (MemoryError, JaxRuntimeError) as error:
-        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        return _say(name, f"not enough memory for what is asked for: {reason}", _FAILED)
     except Diverged as error:
         lower = " or ".join(f"--{flag}" for flag in ("learning_rate", "clip_norm") if hasattr(parsed.config, flag))
         return _say(name, f"{error}; a smaller {lower} may help", _FAILED)
@@ -175,6 +170,10 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         told = f"stopped by {signal.Signals(number).name}; {_how_to_resume(program, run)}"
         return _say(name, told, 128 + number)
     except Exception as error:
+        exhausted = isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+        if exhausted or isinstance(error, MemoryError):
+            reason = str(error).partition("\n")[0]
+            return _say(name, f"not enough memory for what is asked for: {reason}", _FAILED)
         if not several.joined():
             raise
         farewell = processes.farewell_for(error)

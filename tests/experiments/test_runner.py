@@ -12,11 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 import toy_experiment
 from in_process import call, read
 
+from experiments import several
 from experiments.runner import run_experiment
+from rnn_jax.training import processes
 from rnn_jax.training.metrics import read_metrics
 from rnn_jax.training.run import Run
 
@@ -340,6 +343,22 @@ def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
     expected = "toy: not enough memory for what is asked for: Unable to allocate 8.00 EiB for an array\n"
     assert (code, errors) == (1, expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_runtime_says_of_a_lost_process_is_one_line(tmp_path, monkeypatch):
+    def lost(config, run):
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo context initialization failed\nand more")
+
+    monkeypatch.setattr(toy_experiment, "main", lost)
+    monkeypatch.setattr(several, "joined", lambda: True)
+    monkeypatch.setattr(processes, "_farewell", processes._farewell)
+    left = []
+    monkeypatch.setattr(several, "leave", left.append)
+    code, _, errors = run("--workdir=run", folder=tmp_path)
+    assert (code, left, errors.count("\n")) == (1, [1], 1)
+    assert errors.startswith("toy: lost another process; ")
+    assert errors.endswith("(UNKNOWN: Gloo context initialization failed)\n")
 
 
 def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
