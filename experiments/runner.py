@@ -174,7 +174,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         if exhausted or isinstance(error, MemoryError):
             reason = str(error).partition("\n")[0]
             return _say(name, f"not enough memory for what is asked for: {reason}", _FAILED)
-        if not several.joined():
+        unwritten = isinstance(error, OSError) and error.errno in (*_FULL, errno.EPIPE)
+        if unwritten or not several.joined():
             raise
         farewell = processes.farewell_for(error)
         if farewell is not None:
