@@ -1,7 +1,8 @@
 """The part of a configuration that every training experiment has."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +49,13 @@ class TrainingConfig:
     sweep_samples: int | None = None
     sweep_method: str = "auto"
     halving: bool = False
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What None stands for, where that depends on other fields: by the name of the field."""
+        return {}
+
+    def settled(self) -> Self:
+        """The configuration with its `defaults` in the place of None."""
+        silent = {name: value for name, value in self.defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **silent)

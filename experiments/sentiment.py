@@ -26,7 +26,7 @@ GENERATED = {"train": 16_000, "dev": 1_000, "test": 2_000}
 EMBEDDING_SIZE = 64
 # Examples that are evaluated or predicted at once.
 AT_ONCE = 128
-# What None stands for among the flags: sentences of a grammar leave nothing to chance, and each word counts.
+# Sentences of a grammar leave nothing to chance, and each word counts.
 GRAMMAR_DEFAULTS = {"members": 1, "dropout": 0.2, "word_dropout": 0.0, "learning_rate": 3e-3}
 TEXT_DEFAULTS = {"members": 6, "dropout": 0.5, "word_dropout": 0.3, "learning_rate": 1e-3}
 
@@ -121,13 +121,10 @@ class Sentiment(TrainingConfig):
     max_seconds: float | None = 420.0
     eval_every: int | None = 25
 
-
-def settled(config: Sentiment) -> Sentiment:
-    """The configuration with what --train decides in the place of None."""
-    defaults = GRAMMAR_DEFAULTS if config.train == BUILTIN else TEXT_DEFAULTS
-    return dataclasses.replace(
-        config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
-    )
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Those of the grammar or of one's own texts."""
+        return GRAMMAR_DEFAULTS if self.train == BUILTIN else TEXT_DEFAULTS
 
 
 def main(config: Sentiment, run: "Run") -> None:
@@ -155,7 +152,7 @@ def train_model(config: Sentiment, run: "Run") -> None:
 
     if config.embeddings is not None and config.level == "char":
         raise FlagError("--embeddings: expected --level=word, found --level=char")
-    config = settled(config)
+    config = config.settled()
     splits = read_splits(config)
     classes = check_classes(splits["train"], {name: split for name, split in splits.items() if name != "train"})
     labels = {

@@ -35,13 +35,11 @@ DEV_FRACTION = 0.05
 READ_LENGTH = 8192
 # How many sequences are read at a time.
 READ_BATCH = {"char": 4, "word": 16}
-# What None stands for among the flags.
+# Each bucket is compiled for itself, which pieces of source code, nearly all of one length, do not repay.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "char": {"crf": False, "embedding_size": 32, "dropout": 0.1},
-    "word": {"crf": True, "embedding_size": 64, "dropout": 0.33},
+    "char": {"crf": False, "embedding_size": 32, "dropout": 0.1, "buckets": 2},
+    "word": {"crf": True, "embedding_size": 64, "dropout": 0.33, "buckets": 6},
 }
-# Groups of like length: each is compiled once, which pieces of source code, nearly all of one length, do not repay.
-BUCKETS = {"char": 2, "word": 6}
 # The file whose page is shown is about so long.
 PAGE_LENGTH = 10_000
 SPAN = re.compile(r"O|[BIESLU]-.+")
@@ -124,10 +122,9 @@ class Tagging(TrainingConfig):
         return "char" if self.train == BUILTIN else "word"
 
     @property
-    def model_arguments(self) -> dict[str, Any]:
-        """The arguments of `Tagger` whose defaults depend on what is labelled."""
-        given = {name: getattr(self, name) for name in DEFAULTS[self.level]}
-        return DEFAULTS[self.level] | {name: value for name, value in given.items() if value is not None}
+    def defaults(self) -> dict[str, Any]:
+        """Those of characters or of words."""
+        return DEFAULTS[self.level]
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -174,12 +171,14 @@ def train_model(config: Tagging, run: "Run") -> None:
     from rnn_jax.models import Tagger
     from rnn_jax.training.state import parameter_count
 
+    config = config.settled()
     splits = load_splits(config)
     encoder = TagEncoder.from_sequences(
         splits.train, config.level, min_count=config.min_count, spelled=config.character_filters > 0
     )
     arrays = {split: encoder.arrays(sequences, argument(config, split)) for split, sequences in splits.named.items()}
-    buckets = config.buckets or BUCKETS[config.level]
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in config.defaults}
+    buckets = chosen.pop("buckets")
     batches = PaddedBatches(arrays["train"], {}, config.batch_size, buckets=buckets, seed=config.seed)
     vocabularies = encoder.vocabularies
     with checked():
@@ -194,7 +193,7 @@ def train_model(config: Tagging, run: "Run") -> None:
             features=tuple(map(len, encoder.feature_vocabularies)),
             word_dropout=config.word_dropout,
             dtype=config.dtype,
-            **config.model_arguments,
+            **chosen,
         )
         first = jax.tree.map(jnp.asarray, batches.at(0))
         params = initial_params(model, jax.random.key(config.seed), first["tokens"], **model_inputs(first))

@@ -10,7 +10,7 @@ from in_process import call, read
 from sklearn.utils.class_weight import compute_class_weight
 
 import rnn_jax
-from experiments.sentiment import Sentiment, class_weights, main, settled
+from experiments.sentiment import Sentiment, class_weights, main
 from rnn_jax.data import TextEncoder, pad, word_pieces
 from rnn_jax.training.files import write_text
 
@@ -215,7 +215,7 @@ def test_words_and_pieces_know_at_the_start_in_which_classes_they_occur(folder, 
 
 
 def test_what_is_not_said_is_decided_by_the_texts():
-    grammar, reviews = settled(Sentiment()), settled(Sentiment(train="reviews.tsv", dropout=0.0))
+    grammar, reviews = Sentiment().settled(), Sentiment(train="reviews.tsv", dropout=0.0).settled()
     assert (grammar.members, grammar.dropout, grammar.word_dropout, grammar.learning_rate) == (1, 0.2, 0.0, 3e-3)
     assert (reviews.members, reviews.dropout, reviews.word_dropout, reviews.learning_rate) == (6, 0.0, 0.3, 1e-3)
 

@@ -60,6 +60,12 @@ def trained(corpus, tmp_path_factory):
     return run, out
 
 
+def test_what_is_not_said_is_decided_by_what_is_labelled():
+    code, words = Tagging().settled(), Tagging(train="words.txt", crf=False, buckets=1).settled()
+    assert (code.crf, code.embedding_size, code.dropout, code.buckets) == (False, 32, 0.1, 2)
+    assert (words.crf, words.embedding_size, words.dropout, words.buckets) == (False, 64, 0.33, 1)
+
+
 def test_the_flags_reach_the_model(trained):
     run, _ = trained
     arguments = read(run, "model.json")["arguments"]
