@@ -6,7 +6,7 @@ python -m experiments.charlm --cell=gru
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
@@ -275,16 +275,22 @@ def score(config: CharLM, run: "Run") -> None:
 
     loaded = load(run.path)
     path = str(config.score)
-    texts: Iterator[str] = (
-        (line for line in stdin_lines("score") if line.strip()) if path == "-" else iter([read_text(path, "score")])
+    texts: Iterable[tuple[str, str]] = (
+        ((f"score: line {number}", line) for number, line in enumerate(stdin_lines("score"), start=1))
+        if path == "-"
+        else [("score", read_text(path, "score"))]
     )
     # A text that knows no lines has no line break at its end.
     unbroken = config.level == "char" and "\n" not in loaded.vocabulary.symbols
-    for text in texts:
+    for name, text in texts:
+        if path == "-" and not text.strip():
+            # One line for each that is read.
+            print(flush=True)
+            continue
         text = text.removesuffix("\n") if unbroken else text
-        ids = loaded.vocabulary.encode(text, argument="score")
+        ids = loaded.vocabulary.encode(text, argument=name)
         if len(ids) < 2:
-            raise FlagError(f"--score: expected at least 2 {config.level}s, found {len(ids)}")
+            raise FlagError(f"--{name}: expected at least 2 {config.level}s, found {len(ids)}")
         loss = mean_loss(loaded.model, loaded.params, evaluation_batches(ids, SHORTEST_STREAM, "score"))
         print(
             f"loss {loss:.4f} nats per {config.level}, perplexity {perplexity(loss):.3f}, {len(ids) - 1} predicted",

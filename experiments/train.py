@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from experiments.config import TrainingConfig
 from experiments.flags import FlagError, checked
 from experiments.joint import SURROUNDINGS, apart
 from rnn_jax.layers.dropout import TracedRate
+from rnn_jax.sweep import device_memory
 from rnn_jax.training.checkpoint import Checkpoints
 from rnn_jax.training.dispatch import Batches
 from rnn_jax.training.loop import NonFinite, fit
@@ -252,18 +252,10 @@ def initial_params(model: Any, key: jax.Array, *inputs: Any, **named: Any) -> An
         MemoryError: the device could not hold them; XLA itself would end the process.
     """
     params = model.init(key, *inputs, **named)["params"]
-    needed, there = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)), _memory()
-    if there is not None and needed > there:
-        raise MemoryError(f"the parameters alone take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f} GiB")
+    needed, memory = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)), device_memory()
+    if memory is not None and needed > memory.total:
+        raise MemoryError(f"the parameters alone take {needed / 2**30:,.0f} GiB of {memory.total / 2**30:,.0f} GiB")
     return params
-
-
-def _memory() -> int | None:
-    """The bytes of this process's first device, which are the machine's where that is a CPU; None: nobody tells."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if limit is None and jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return limit
 
 
 def describe_parameters(params: Any) -> str:

@@ -305,11 +305,15 @@ def _stacked(name: str, values: list[Value]) -> jax.Array:
             stacked = jnp.asarray(np.array(values, np.uint32) if large else values)
     except OverflowError as error:
         raise ValueError(f"space: expected numbers of 32 bits for {name}, found {values}: {error}") from None
-    # Too large or too small a number would become infinite or 0.
+    except (TypeError, ValueError):
+        raise ValueError(f"space: expected numbers for {name}, which is not static, found {values}") from None
+    # Too large or too small a number would become infinite or 0, a large whole one beside fractions another.
     if not jnp.issubdtype(stacked.dtype, np.number):
         return stacked
     given, kept = np.asarray(values), np.asarray(stacked)
-    if (np.isfinite(given) != np.isfinite(kept)).any() or ((given == 0) != (kept == 0)).any():
+    lost = (np.isfinite(given) != np.isfinite(kept)) | ((given == 0) != (kept == 0))
+    whole_numbers = [isinstance(value, int) for value in values]
+    if (lost | (whole_numbers & (given != kept))).any():
         raise ValueError(f"space: expected numbers of {kept.dtype} for {name}, found {values}")
     return stacked
 
@@ -339,17 +343,37 @@ def bytes_needed(compiled: Any) -> int:
     return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
 
 
-def free_memory() -> int:
-    """Bytes that may be used: of the first device where it tells, else of this machine."""
-    statistics = jax.devices()[0].memory_stats()
+class Memory(NamedTuple):
+    """Bytes of a device.
+
+    Attributes:
+        total: all that it has.
+        usable: the most part of what is free; the rest is for what no account foresees.
+    """
+
+    total: int
+    usable: int
+
+
+def device_memory() -> Memory | None:
+    """That of this process's first device where it tells, else of this machine; None: neither tells."""
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
-        return int(0.8 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+        free = statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+        return Memory(statistics["bytes_limit"], int(0.8 * free))
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             fields = dict(line.split(":") for line in lines)
-        return int(0.6 * 1024 * int(fields["MemAvailable"].split()[0]))
+        total, free = (1024 * int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError):
-        return 2**31
+        return None
+    return Memory(total, int(0.6 * free))
+
+
+def free_memory() -> int:
+    """Bytes that may be used, see `device_memory`; 2 GiB where nobody tells."""
+    memory = device_memory()
+    return 2**31 if memory is None else memory.usable
 
 
 def over_runs(function: Callable[..., Any], method: str | int) -> Callable[..., Any]:

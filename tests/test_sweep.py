@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untyped import untyped
 
 from rnn_jax import gru, unroll
-from rnn_jax.sweep import Space, SpaceError, choose_method, over_runs, sweep
+from rnn_jax.sweep import Space, SpaceError, _stacked, choose_method, over_runs, sweep
 
 
 def test_every_kind_of_axis():
@@ -131,7 +132,10 @@ def test_names_that_the_function_does_not_have():
     assert sweep(lambda **given: given["y"], "y=1..3").results.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("text", ["x=1,3000000000", "seed=4294967296", "seed=-1,3000000000", "x=1e39", "x=1,1e-46"])
+@pytest.mark.parametrize(
+    "text",
+    ["x=1,3000000000", "seed=4294967296", "seed=-1,3000000000", "x=1e39", "x=1,1e-46", "x=16777217,0.5"],
+)
 def test_numbers_that_32_bits_do_not_hold(text):
     name = text.partition("=")[0]
     with pytest.raises(ValueError, match=rf"^space: expected numbers of \w+( bits)? for {name}, found "):
@@ -155,6 +159,11 @@ def test_a_traced_name_that_decides_a_shape_or_a_branch(function):
 def test_an_error_of_the_function_itself_is_not_another():
     with pytest.raises(TypeError, match="unsupported operand"):
         sweep(lambda x: x + "a", "x=1..3")
+
+
+def test_what_is_no_number_is_named():
+    with pytest.raises(ValueError, match=r"^space: expected numbers for x, which is not static, found \[None\]$"):
+        untyped(_stacked)("x", [None])
 
 
 def test_seeds_of_all_32_bits():

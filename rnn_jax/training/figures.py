@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,5 +40,7 @@ def drawn(
                     # The usual labels are formulas.
                     axis.set_major_formatter(lambda value, _: f"{value:g}")
                     axis.set_minor_formatter(LogFormatter())
-        with replaced(image) as temporary:
+        with replaced(image) as temporary, warnings.catch_warnings():
+            # Of each character that the font lacks: the picture shows a box for it.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
             figure.savefig(temporary, dpi=dpi, format="png")

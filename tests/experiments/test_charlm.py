@@ -94,8 +94,11 @@ def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdi
     assert code == 0
     assert out.startswith("loss ")
     assert f"{len(TEXT) - 1} predicted" in out
-    stdin("the dog.\nlazy fox\n")
-    assert len(charlm(f"--workdir={run}", "--score=-")[1].splitlines()) == 2
+    stdin("the dog.\n\nlazy fox\nthe Ж\n")
+    code, out, err = charlm(f"--workdir={run}", "--score=-")
+    assert [line[:5] for line in out.splitlines()] == ["loss ", "", "loss "]
+    assert code == 2
+    assert err.startswith("charlm: score: line 4: expected only the")
     assert read(run) == before
 
 

@@ -21,6 +21,12 @@ def test_text_is_drawn_as_it_stands(text, tmp_path):
     assert not any("$" in label for label in labels)
 
 
+def test_characters_that_the_font_lacks_are_no_warnings(tmp_path):
+    with drawn(tmp_path / "a.png", (3, 2)) as figure:
+        figure.subplots().set_xlabel("日本")
+    assert imread(tmp_path / "a.png").shape == (240, 360, 4)
+
+
 def test_nothing_is_left_of_a_drawing_that_failed(tmp_path):
     with pytest.raises(ZeroDivisionError), drawn(tmp_path / "a.png", (3, 2)):
         _ = 1 / 0
