@@ -324,7 +324,7 @@ def test_an_experiment_together_and_alone(name, tmp_path, programs):
         expected, found = losses(folder), losses(together)
         assert found.keys() == expected.keys()
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-5)
-        alone, swept = (read(path) for path in (folder, tmp_path / "s" / "runs" / f"{number:03}"))
+        alone, swept = read(folder), read(together)
         assert swept["config"] == alone["config"]
 
 
