@@ -53,7 +53,7 @@ class Flag:
         maximum: the largest.
         above: a number that it must exceed.
         choices: the texts allowed; a Literal type says so itself.
-        placeholder: what --help shows after the = sign, such as PATH; None: told from the type.
+        placeholder: what --help shows after the = sign; None: told from the type, and of a text from "PATH" in `help`.
         check: raises ValueError where a value given is not good; called after all flags are read.
         free: whether a resumed run may be given another value; "used": only one that a mode flag uses as it is.
         stored: whether it is part of the run's configuration; else it concerns this one command.
@@ -103,7 +103,7 @@ COMMON: dict[str, Flag] = {
     "cell": Flag("recurrent cell, options in parentheses: gru, gru(reset=before)", _MODEL, check=_check_cell),
     "hidden_size": Flag("hidden units of a layer", _MODEL, minimum=1),
     "num_layers": Flag("recurrent layers", _MODEL, minimum=1),
-    "dropout": Flag("share of the activations dropped between layers", _MODEL, minimum=0, maximum=0.99),
+    "dropout": Flag("share of the activations dropped in training", _MODEL, minimum=0, maximum=0.99),
     "dtype": Flag("dtype of the matrix products", _MODEL, choices=("float32", "bfloat16")),
     "batch_size": Flag("sequences in a batch", _TRAINING, minimum=1),
     "optimizer": Flag("update rule", _TRAINING, choices=("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")),
@@ -117,7 +117,7 @@ COMMON: dict[str, Flag] = {
     "decay_after": Flag("epochs at the full rate (exponential: 10, halving: 4)", _TRAINING, minimum=0),
     "clip_norm": Flag("largest global norm of the gradient", _TRAINING, above=0),
     "clip_value": Flag("largest absolute value of a gradient's element", _TRAINING, above=0),
-    "weight_decay": Flag("decoupled weight decay of the matrices", _TRAINING, minimum=0),
+    "weight_decay": Flag("decoupled weight decay of the matrices; without it adamw is adam", _TRAINING, minimum=0),
     "ema_decay": Flag(
         "evaluate and keep a running mean of the parameters, of this decay (0.999: over a thousand steps)",
         _TRAINING,
@@ -375,7 +375,9 @@ def _placeholder(annotation: Any, described: Flag) -> str:
     first = next(part for part in _alternatives(annotation) if part is not types.NoneType)
     if _choices(first, described):
         return "NAME"
-    return "X,X,..." if typing.get_origin(first) is tuple else {int: "N", float: "X"}.get(first, "TEXT")
+    if typing.get_origin(first) is tuple:
+        return "X,X,..."
+    return {int: "N", float: "X"}.get(first, "PATH" if "PATH" in described.help else "TEXT")
 
 
 def _choices(annotation: Any, described: Flag) -> tuple[str, ...]:

@@ -253,17 +253,17 @@ def train_model(config: Tagging, run: "Run") -> None:
     found, predicted = evaluate(trained.params, "test")
     metrics = trained.metrics | {f"test_{name}": value for name, value in found.items() if name != "error"}
     metrics |= {f"{noun}_per_second": trained.units_per_second}
-    if "f1" in found:
-        print(report(splits.test, predicted))
-    for name, value in metrics.items():
-        print(f"{name:21} {value:,.4f}")
     if splits.shown is not None:
         labels = tag_text(model, trained.params, encoder, splits.shown.text)
         title = f"{splits.shown.name}, coloured by a recurrent network"
         write_page(run.path / "highlighted.html", title, splits.shown.text, labels, splits.shown.labels)
-    run.write_result(
+    metrics = run.write_result(
         metrics=metrics, steps=trained.steps, seconds=trained.seconds, parameters=parameter_count(trained.params)
     )
+    if "f1" in found:
+        print(report(splits.test, predicted))
+    for name, value in metrics.items():
+        print(f"{name:21} {value:,.4f}")
     print(f"results and curves in {run.path}")
 
 

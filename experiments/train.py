@@ -13,7 +13,7 @@ from experiments.flags import FlagError, checked
 from experiments.joint import SURROUNDINGS, apart
 from rnn_jax.layers.dropout import TracedRate
 from rnn_jax.sweep import device_memory
-from rnn_jax.training.checkpoint import Checkpoints
+from rnn_jax.training.checkpoint import Checkpoints, Progress
 from rnn_jax.training.dispatch import Batches
 from rnn_jax.training.loop import NonFinite, fit
 from rnn_jax.training.metrics import MetricsWriter
@@ -84,7 +84,8 @@ def train(
         loss_unit: for the plot.
 
     Raises:
-        FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not.
+        FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not; limits below what a
+            resumed run has done.
         CheckpointError: a resumed run's checkpoint that cannot be used.
         Interrupted, NonFinite: see `fit`.
     """
@@ -130,15 +131,16 @@ def train(
     evaluate = functools.partial(apart, "evaluate", evaluate)
     sample = None if sample is None else functools.partial(apart, "sample", sample)
     checkpoints = Checkpoints(run.checkpoints)
-    display = around.make_display(unit)
-    if checkpoints.progress is None:
-        display.message(f"training in {run.path}")
-    else:
-        display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
     train_step = make_train_step(loss, optimizer, sharding=sharding)
     seconds = None if config.max_seconds is None else config.max_seconds * around.sharing_clock
     stop = StopRule(config.steps, config.epochs, seconds)
     try:
+        _check_done(config, run, stop.last_step(batches.steps_per_epoch), checkpoints.progress)
+        display = around.make_display(unit)
+        if checkpoints.progress is None:
+            display.message(f"training in {run.path}")
+        else:
+            display.message(f"resuming {run.path} after step {checkpoints.progress.step}")
         result = fit(
             state,
             around.share_steps(train_step),
@@ -179,6 +181,15 @@ def train(
     if sharding is not None:
         params = sharding.whole(params)
     return Trained(params, progress.best_values, progress.step, progress.seconds, result.units_per_second)
+
+
+def _check_done(config: TrainingConfig, run: Run, last_step: int | None, progress: Progress | None) -> None:
+    """A run that goes on cannot end before where it is."""
+    if last_step is not None and progress is not None and progress.step > last_step:
+        limit = "steps" if config.steps == last_step else "epochs"
+        raise FlagError(
+            f"--{limit}: expected at least the {progress.step:,} steps that {run.path} has done, found {last_step:,}"
+        )
 
 
 class _Rated:

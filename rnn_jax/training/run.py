@@ -187,18 +187,22 @@ class Run:
         seconds: float,
         parameters: int,
         signatures: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> dict[str, float | int]:
         """Write `result.json`, the last act of a run. A metric that is not finite becomes null.
 
         Where a run that was at its end is asked again, its speed (`..._per_second`), which can be told no more, stays.
 
         `signatures` says how a metric was computed, by the metric's name, where there is more than one way.
+
+        Returns:
+            the metrics, with the speed that stayed.
         """
         path = self.path / "result.json"
         speeds = _speeds(path, steps)
         known = {name: value if math.isfinite(value) else speeds.get(name, value) for name, value in metrics.items()}
         result = self.result(metrics=known, steps=steps, seconds=seconds, parameters=parameters, signatures=signatures)
         write_json(path, result)
+        return known
 
     def result(
         self,

@@ -82,6 +82,19 @@ def test_resuming_equals_not_stopping(trained, corpus, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
 
 
+def test_a_run_at_its_end_tells_the_same_again(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    before = read(run)
+    code, _, err = charlm(f"--workdir={run}", "--steps=19")
+    assert (code, err) == (2, f"charlm: --steps: expected at least the 20 steps that {run} has done, found 19\n")
+    code, out, err = charlm(f"--workdir={run}")
+    assert code == 0, err
+    told = [line for line in out.splitlines() if line.startswith(("val_", "tokens_per_second"))]
+    assert told == [line for line in trained[1].splitlines() if line.startswith(("val_", "tokens_per_second"))]
+    assert read(run)["metrics"] == pytest.approx(before["metrics"])
+    assert read(run)["config"] == before["config"]
+
+
 def test_sampling_and_scoring_use_the_run_and_do_not_train(trained, corpus, stdin):
     run, _ = trained
     before = read(run)
