@@ -42,15 +42,15 @@ class Seq2SeqConfig(TrainingConfig):
     largest: int = flag(999_999, "greatest number of the task numbers", minimum=99, maximum=10**12)
     digits: int = flag(3, "most digits of a number of the task add", minimum=1, maximum=9)
     longest: int = flag(25, "most symbols of a string of the tasks reverse and copy", minimum=1)
-    train_source: str | None = flag(None, "PATH of training sentences, one a line", placeholder="PATH")
-    train_target: str | None = flag(None, "PATH of their translations, line by line", placeholder="PATH")
-    dev_source: str | None = flag(None, "PATH, to validate; by default cut from the training pairs", placeholder="PATH")
-    dev_target: str | None = flag(None, "PATH of their translations", placeholder="PATH")
-    test_source: str | None = flag(None, "PATH, to test; by default cut from the training pairs", placeholder="PATH")
-    test_target: str | None = flag(None, "PATH of their translations", placeholder="PATH")
-    train: str | None = flag(None, "PATH of training pairs, lines source<TAB>target", placeholder="PATH")
-    dev: str | None = flag(None, "PATH of such pairs, to validate", placeholder="PATH")
-    test: str | None = flag(None, "PATH of such pairs, to test", placeholder="PATH")
+    train_source: str | None = flag(None, "PATH of training sentences, one a line")
+    train_target: str | None = flag(None, "PATH of their translations, line by line")
+    dev_source: str | None = flag(None, "PATH, to validate; by default cut from the training pairs")
+    dev_target: str | None = flag(None, "PATH of their translations")
+    test_source: str | None = flag(None, "PATH, to test; by default cut from the training pairs")
+    test_target: str | None = flag(None, "PATH of their translations")
+    train: str | None = flag(None, "PATH of training pairs, lines source<TAB>target")
+    dev: str | None = flag(None, "PATH of such pairs, to validate")
+    test: str | None = flag(None, "PATH of such pairs, to test")
     swap: bool = flag(False, "translate the second column of such files into the first")
     held_out: float = flag(
         0.02, "share cut from the training pairs to validate, and to test, by target sentence", above=0, maximum=0.4
@@ -88,12 +88,12 @@ class Seq2SeqConfig(TrainingConfig):
     coverage_penalty: float = flag(0.0, "weight of the charge for what is not attended to", minimum=0, free=True)
     translate: str | None = flag(None, "sentence for the run in --workdir to translate", stored=False, mode=True)
     translate_file: str | None = flag(
-        None, "PATH of sentences to translate; - for standard input", placeholder="PATH", stored=False, mode=True
+        None, "PATH of sentences to translate; - for standard input", stored=False, mode=True
     )
+    attention_maps: int = flag(1, "sentences translated whose attention is drawn, the first ones", minimum=0, free=True)
     bleu_of: str | None = flag(
         None,
         "PATH of hypotheses to score against the test set of the run in --workdir",
-        placeholder="PATH",
         stored=False,
         mode=True,
     )
@@ -101,7 +101,7 @@ class Seq2SeqConfig(TrainingConfig):
     cell: str = "lstm"
     hidden_size: int = 256
     num_layers: int = 1
-    bidirectional: bool = flag(True, "let the encoder read one way only", group="model")
+    bidirectional: bool = flag(True, "let the encoder read both ways", group="model")
     encoder_size: int | None = flag(
         None, "width of an encoder layer, both directions together (default: hidden_size)", group="model", minimum=1
     )
@@ -244,16 +244,16 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
         print(plot_attention_of(translator, drawn, translation, run.path / "attention.png"))
     if task_of(config)[0] in ("reverse", "copy"):
         plot_lengths(run, exact_match_by_length(corpus.test.source, hypotheses, corpus.test.target))
-    for name, value in metrics.items():
-        print(f"{name:17} {value:,.4f}")
-    print(scores.signatures["test_bleu"])
-    run.write_result(
+    metrics = run.write_result(
         metrics=metrics,
         steps=trained.steps,
         seconds=trained.seconds,
         parameters=parameter_count(trained.params),
         signatures=scores.signatures,
     )
+    for name, value in metrics.items():
+        print(f"{name:17} {value:,.4f}")
+    print(scores.signatures["test_bleu"])
     print(f"hypotheses, results and curves in {run.path}")
 
 

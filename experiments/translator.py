@@ -66,8 +66,7 @@ class Translator:
 
         from rnn_jax.models.seq2seq import translate
 
-        # Padding changes nothing, and few lengths are compiled for.
-        more = -len(source) % DECODE_MULTIPLE
+        more = _padded(len(source)) - len(source)
         source, mask = (np.pad(array, ((0, more), (0, 0))) for array in (source, mask))
         config = self.config
         best = jax.device_get(
@@ -100,11 +99,17 @@ class Translator:
         ]
 
 
+def _padded(length: int) -> int:
+    """The length that sequences are padded to: that changes nothing, and few lengths are compiled for."""
+    return -(-length // DECODE_MULTIPLE) * DECODE_MULTIPLE
+
+
 def plot_attention_of(translator: Translator, sentence: str, translation: Translation, image: "Path") -> str:
     """Draw where the decoder looks while it writes a translation; returns what to say of it."""
     import jax
     import jax.numpy as jnp
 
+    from rnn_jax.data import pad
     from rnn_jax.models.seq2seq import attention_weights, shift
     from rnn_jax.training.sequence_plots import plot_attention
 
@@ -112,15 +117,14 @@ def plot_attention_of(translator: Translator, sentence: str, translation: Transl
     read, written = source.encode([sentence])[0], translation.symbols
     if max(len(read), len(written)) > MOST_DRAWN:
         return f"no attention map: expected at most {MOST_DRAWN} symbols, found {max(len(read), len(written))}"
+    tokens, mask = pad([read], _padded(len(read)))
+    outputs, _ = pad([written], _padded(len(written)))
     weights = attention_weights(
-        translator.model,
-        {"params": translator.params},
-        jnp.asarray(read)[:, None],
-        jnp.ones((len(read), 1), bool),
-        shift(jnp.asarray(written)[:, None], target.end),
+        translator.model, {"params": translator.params}, tokens, mask, shift(jnp.asarray(outputs), target.end)
     )
+    weights = jax.device_get(weights)[: len(written), 0, : len(read)]
     try:
-        plot_attention(jax.device_get(weights)[:, 0], source.symbols(read), target.symbols(written), image)
+        plot_attention(weights, source.symbols(read), target.symbols(written), image)
     except OSError as error:
         return f"no attention map: cannot write {image}: {error.strerror}"
     return f"attention map in {image}"
@@ -137,18 +141,20 @@ def translate_lines(config: Any, run: "Run") -> None:
     source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
     target = Side(loaded.vocabulary["target"], tokens)
     translator = Translator(config, loaded.model, loaded.params, source, target)
-    unfinished, best = 0, None
+    unfinished, drawn = 0, []
     for sentences in _requests(config):
-        for found in translator(sentences):
+        for sentence, found in zip(sentences, translator(sentences), strict=True):
             _show(found, config.n_best)
-            best = found[0] if found else None
-            unfinished += best is not None and not best.finished
+            if found:
+                unfinished += not found[0].finished
+                if len(drawn) < config.attention_maps and config.attention != "none":
+                    drawn.append((sentence, found[0]))
     if unfinished:
         print(f"cut off at --max_length={config.max_length} symbols: {unfinished:,}", file=sys.stderr)
-    if config.translate is not None and best is not None and config.attention != "none":
+    for number, (sentence, translation) in enumerate(drawn, 1):
         # Not the picture of the run itself.
-        image = run.path / "translation.png"
-        print(plot_attention_of(translator, config.translate, best, image), file=sys.stderr)
+        image = run.path / (f"translation_{number}.png" if len(drawn) > 1 else "translation.png")
+        print(plot_attention_of(translator, sentence, translation, image), file=sys.stderr)
 
 
 def _requests(config: Any) -> Iterator[list[str]]:

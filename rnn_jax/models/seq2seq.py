@@ -49,9 +49,10 @@ class Seq2Seq(nn.Module):
         bahdanau:  c_t = attention(s_tm1);  s_t = decoder(s_tm1, [y_tm1; c_t]);  f_t, softmax as above
 
     Where nothing feeds back, the decoder's layers run over all T steps with their input products taken before the loop,
-    and attention follows for all T at once; input feeding and Bahdanau's attention go step by step. The product with
-    the vocabulary is one matrix product after the loop in every case. With several layers, Bahdanau's attention belongs
-    to the first of them; the others read [s_t; c_t] after its loop (Wu et al. 2016, arXiv 1609.08144).
+    and attention follows for all T at once; input feeding and Bahdanau's attention go step by step. In every case the
+    product with the vocabulary follows the loop: one matrix product for all steps, which `loss` takes in parts that fit
+    the caches where the logits are many. With several layers, Bahdanau's attention belongs to the first of them; the
+    others read [s_t; c_t] after its loop (Wu et al. 2016, arXiv 1609.08144).
 
     Attributes:
         source_size, target_size: the sizes of the vocabularies.
