@@ -81,11 +81,14 @@ def linear_cross_entropy(
         bias: [V].
         targets: [T, ...], integers in 0..V-1.
         mask: [T, ...] bool, False = padding; None counts everything.
-        label_smoothing: see `cross_entropy`, which raises the same errors.
+        label_smoothing: see `cross_entropy`.
         dtype: compute dtype of the products; the logits are float32.
 
     Returns:
         (L, N), see `cross_entropy`.
+
+    Raises:
+        ValueError: as `cross_entropy`.
 
     >>> total, count = linear_cross_entropy(jnp.ones((3, 2)), jnp.zeros((2, 4)), jnp.zeros(4), jnp.array([0, 1, 2]))
     >>> print(f"{total / count:.4f}")  # log 4

@@ -371,17 +371,17 @@ def test_half_precision_is_near_single():
 
 
 def test_segments_need_less_memory(optimized):
-    cell = lstm(16)
-    params = cell.init(jax.random.key(0), 4)
+    cell = lstm(256)
+    params = jax.eval_shape(lambda key: cell.init(key, 256), jax.random.key(0))
 
     def temporary(segment):
         def loss(params, inputs):
             return jnp.mean(unroll(cell, params, inputs, segment=segment)[0].hidden ** 2)
 
-        compiled = optimized(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((1024, 8, 4), jnp.float32)).compile()
+        compiled = optimized(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((4096, 32, 256), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary("sqrt") < 0.3 * temporary(None)
+    assert temporary("sqrt") <= 0.2 * temporary(None)
 
 
 def test_gradients_pass_through_a_learned_initial_carry():

@@ -51,6 +51,9 @@ def elman(
         dtype: of the parameters.
 
     Source: Elman, "Finding Structure in Time", 1990. Differs: no context layer apart from the state itself.
+
+    Raises:
+        ValueError: an activation or initialiser that does not exist; `hidden_size` is not a positive integer.
     """
     phi = resolve_activation(activation)
     init_input = initializers.resolve(kernel_init, hidden_size, "kernel_init")

@@ -67,7 +67,8 @@ def gru(
     Source: Cho et al. 2014 (arXiv 1406.1078). Differs: biases, which the paper leaves out.
 
     Raises:
-        ValueError: `reset` is neither "after" nor "before".
+        ValueError: `reset` is neither "after" nor "before"; an activation or initialiser that does not exist;
+            `hidden_size` is not a positive integer; `chrono` is below 3.
     """
     if reset not in ("after", "before"):
         raise ValueError(f"reset: expected 'after' or 'before', found {reset!r}")

@@ -62,7 +62,8 @@ def jordan(
     Zipser 1989. Differs: no state units that average over past outputs.
 
     Raises:
-        ValueError: `output_size` is not a positive integer.
+        ValueError: `hidden_size` or `output_size` is not a positive integer; an activation or initialiser that does not
+            exist.
     """
     if output_size is not None and (type(output_size) is not int or output_size < 1):
         raise ValueError(f"output_size: expected a positive integer or None, found {output_size!r}")

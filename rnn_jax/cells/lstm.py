@@ -67,6 +67,10 @@ def lstm(
 
     Source: Hochreiter & Schmidhuber 1997; forget gate of Gers, Schmidhuber & Cummins 2000. Differs: one bias vector
     where PyTorch has two; no peepholes.
+
+    Raises:
+        ValueError: an activation or initialiser that does not exist; `hidden_size` is no positive integer; `chrono` is
+            below 3.
     """
     phi = resolve_activation(activation)
     sigma = resolve_activation(gate_activation, "gate_activation")

@@ -34,6 +34,9 @@ def draw_zoneout(key: Key, cell: Cell, rate: Rates, params: Params, leading: tup
 
     Returns:
         A tree like the carry, each leaf bool `[T, B, H]`: True = this unit keeps its value at this step.
+
+    Raises:
+        ValueError: a rate outside [0, 1); not as many rates as the carry has arrays.
     """
     carry = jax.eval_shape(lambda params: cell.initial_carry(params, leading), params)
     leaves, structure = jax.tree.flatten(carry)
@@ -62,9 +65,12 @@ def zoneout(cell: Cell, rate: Rates) -> Cell:
 
     Args:
         cell: any cell.
-        rate: p, in [0, 1).
+        rate: p, in [0, 1); or one for each array of the carry, in its order.
 
     Source: Krueger et al. 2017 (arXiv 1606.01305).
+
+    Raises (when it is evaluated):
+        ValueError: a rate outside [0, 1); not as many rates as the carry has arrays.
     """
 
     def project(params: Params, inputs: tuple[Inputs, PyTree]) -> tuple[Projected, PyTree]:

@@ -143,7 +143,11 @@ def stdin_lines(argument: str) -> Iterator[str]:
 
 
 def builtin_text() -> str:
-    """The documentation texts of the standard library (see `load_corpus`)."""
+    """The documentation texts of the standard library (see `load_corpus`).
+
+    Raises:
+        DataError: this installation of Python has none.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError:

@@ -75,7 +75,11 @@ class KeyedVectors:
         return self._best(scores, min(count, len(scores) - (row < len(scores))))
 
     def odd_one_out(self, words: list[str]) -> str:
-        """The word of the smallest cosine with the mean of them all (each at length 1)."""
+        """The word of the smallest cosine with the mean of them all (each at length 1).
+
+        Raises:
+            DataError: fewer than three words; one that has no vector.
+        """
         if len(words) < 3:
             raise DataError(f"words: expected at least 3, found {len(words)}")
         units = self.unit_vectors[[self.row(word) for word in words]]

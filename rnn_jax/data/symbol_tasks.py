@@ -42,6 +42,9 @@ def symbols(task: str, count: int, longest: int = 25, seed: int = 0) -> tuple[Pa
 
     Returns:
         (training, validation, test): a tenth is held out, told from the string alone.
+
+    Raises:
+        DataError: another task.
     """
     changes: dict[str, Callable[[list[str]], list[str]]] = {"reverse": lambda s: s[::-1], "copy": lambda s: s}
     if task not in changes:
