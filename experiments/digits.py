@@ -34,7 +34,8 @@ class DigitsConfig(TrainingConfig):
 
     Reading is measured by cross-validation: test_accuracy is the mean over the folds, each read by a network that
     was trained on the others. The run's folder holds the network of the first fold, fold_2, fold_3, ... those of the
-    others, and draw the one that draws (with --task=draw the folder itself does).
+    others, and draw the one that draws (with --task=draw the folder itself does). They share --max_seconds; other
+    limits hold for each.
     """
 
     traced: ClassVar[tuple[str, ...]] = ("dropout",)

@@ -216,9 +216,9 @@ def report(
         print(f"vectors in {config.export}")
     for name, value in outcome["metrics"].items():
         print(f"{name:20} {value:,.4f}")
-    run.write_result(**outcome)
     groups = {word: [near.word for near in nearest(vectors, word, NEIGHBOURS)] for word in shown}
     plot_words(vectors, groups, run.path / "words.png", title=f"{run.experiment}: {run.label}")
+    run.write_result(**outcome)
     print(f"results and picture in {run.path}")
 
 
