@@ -13,7 +13,7 @@ from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 from experiments.seq2seq_data import Side, load_corpus, task_of, tokens_of
 from experiments.translation_scores import exact_match_by_length, score
-from experiments.translator import REFERENCES, Translator, plot_attention_of, score_file, translate_lines
+from experiments.translator import REFERENCES, Translator, cut_off, plot_attention_of, score_file, translate_lines
 
 if TYPE_CHECKING:
     from rnn_jax.models import Seq2Seq
@@ -224,6 +224,8 @@ def train_model(config: Seq2SeqConfig, run: "Run") -> None:
     translator = Translator(config, model, trained.params, source, target)
     translations = [found[0] for found in translator(corpus.test.source)]
     hypotheses = [translation.text for translation in translations]
+    if unfinished := sum(not translation.finished for translation in translations):
+        print(f"hypotheses of test sentences {cut_off(config, unfinished)}")
     _write_lines(run, HYPOTHESES, hypotheses)
     _write_lines(run, REFERENCES, corpus.test.target)
     scores = score(hypotheses, corpus.test.target)

@@ -99,6 +99,11 @@ class Translator:
         ]
 
 
+def cut_off(config: Any, count: int) -> str:
+    """What to say of translations that came to no end."""
+    return f"cut off at --max_length={config.max_length} symbols: {count:,}"
+
+
 def _padded(length: int) -> int:
     """The length that sequences are padded to: that changes nothing, and few lengths are compiled for."""
     return -(-length // DECODE_MULTIPLE) * DECODE_MULTIPLE
@@ -150,7 +155,7 @@ def translate_lines(config: Any, run: "Run") -> None:
                 if len(drawn) < config.attention_maps and config.attention != "none":
                     drawn.append((sentence, found[0]))
     if unfinished:
-        print(f"cut off at --max_length={config.max_length} symbols: {unfinished:,}", file=sys.stderr)
+        print(cut_off(config, unfinished), file=sys.stderr)
     for number, (sentence, translation) in enumerate(drawn, 1):
         # Not the picture of the run itself.
         image = run.path / (f"translation_{number}.png" if len(drawn) > 1 else "translation.png")
