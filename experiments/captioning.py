@@ -4,11 +4,10 @@ python -m experiments.captioning --context=both
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled, totals
 from experiments.flags import checked, flag
 from experiments.runner import run_experiment
 
@@ -157,9 +156,8 @@ def train_model(config: Captioning, run: "Run") -> None:
 
     def evaluate(params: Any) -> dict[str, float]:
         # The same program whatever is dropped in training.
-        whole, evaluation_step = model.clone(dropout=0.0, word_dropout=0.0), _jitted_evaluation_step()
-        sums = [evaluation_step(whole, params, batch) for batch in dev_batches]
-        total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
+        whole = model.clone(dropout=0.0, word_dropout=0.0)
+        total, count = totals(evaluation_step(whole, params, batch) for batch in dev_batches)
         return {"val_loss": total / count}
 
     def sample(params: Any, step: int) -> str:
@@ -203,19 +201,14 @@ def train_model(config: Captioning, run: "Run") -> None:
     print(f"results, curves and contact sheets in {run.path}")
 
 
-@functools.cache
-def _jitted_evaluation_step() -> Callable[..., Any]:
-    import jax
-
+@compiled(0)
+def evaluation_step(model: Any, params: Any, batch: Any) -> Any:
+    """The loss of a batch: (sum, count)."""
     from rnn_jax import losses
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def evaluation_step(model: Any, params: Any, batch: Any) -> Any:
-        tokens, mask = batch["tokens"], batch["tokens_mask"]
-        logits: Any = model.apply({"params": params}, batch["image"], tokens[:-1], mask=mask[1:])
-        return losses.cross_entropy(logits, tokens[1:], mask[1:])
-
-    return evaluation_step
+    tokens, mask = batch["tokens"], batch["tokens_mask"]
+    logits: Any = model.apply({"params": params}, batch["image"], tokens[:-1], mask=mask[1:])
+    return losses.cross_entropy(logits, tokens[1:], mask[1:])
 
 
 def load_splits(config: Captioning) -> dict[str, "CaptionedImages"]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled, totals
 from experiments.flags import FlagError, check_temperature, checked, flag
 from experiments.runner import run_experiment
 
@@ -311,48 +312,26 @@ def evaluation_batches(ids: Any, shortest: int, name: str, steps: int = 1024) ->
 
 def mean_loss(model: "LanguageModel", params: Any, batches: "EvaluationBatches") -> float:
     """Nats per symbol, over every target once."""
-    import jax
-
     fresh = carry = initial_carry(model, params, batches.starts.shape)
     sums = []
     for batch in batches:
         carry = fresh if batch.first else carry
-        carry, loss_and_count = _evaluation_step(model, params, carry, batch)
+        carry, loss_and_count = evaluation_step(model, params, carry, batch.inputs, batch.targets, batch.mask)
         sums.append(loss_and_count)
-    # Fetched once: a wait for each batch would let other threads in between each time.
-    total, count = (sum(map(float, column)) for column in zip(*jax.device_get(sums), strict=True))
+    total, count = totals(sums)
     return total / count
 
 
-def initial_carry(model: "LanguageModel", params: Any, batch_shape: tuple[int, ...]) -> Any:
-    """The carry at the start of texts, by a program compiled once: traced for each run it would take longer."""
-    return _jitted_initial_carry()(model, params, batch_shape)
+@compiled(0, 2)
+def initial_carry(model: Any, params: Any, batch_shape: tuple[int, ...]) -> Any:
+    """The carry at the start of texts."""
+    return model.apply({"params": params}, batch_shape, method="initial_carry")
 
 
-@functools.cache
-def _jitted_initial_carry() -> Callable[..., Any]:
-    import jax
-
-    @functools.partial(jax.jit, static_argnums=(0, 2))
-    def carry(model: Any, params: Any, batch_shape: tuple[int, ...]) -> Any:
-        return model.apply({"params": params}, batch_shape, method="initial_carry")
-
-    return carry
-
-
-@functools.cache
-def _jitted_evaluation_step() -> Callable[..., Any]:
-    import jax
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(model: Any, params: Any, carry: Any, inputs: Any, targets: Any, mask: Any) -> Any:
-        return model.apply({"params": params}, inputs, targets, carry, mask=mask, method="loss")
-
-    return step
-
-
-def _evaluation_step(model: Any, params: Any, carry: Any, batch: Any) -> Any:
-    return _jitted_evaluation_step()(model, params, carry, batch.inputs, batch.targets, batch.mask)
+@compiled(0)
+def evaluation_step(model: Any, params: Any, carry: Any, inputs: Any, targets: Any, mask: Any) -> Any:
+    """The carry after a batch, and its loss: (sum, count)."""
+    return model.apply({"params": params}, inputs, targets, carry, mask=mask, method="loss")
 
 
 def evaluate(model: "LanguageModel", params: Any, ids: Any, split: str, level: str) -> dict[str, float]:

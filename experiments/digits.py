@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled, totals
 from experiments.flags import FlagError, check_temperature, checked, flag
 from experiments.runner import run_experiment
 
@@ -290,9 +291,9 @@ def fit(
 
     def evaluate(params: Any) -> dict[str, float]:
         # The same program whatever is dropped in training.
-        whole, evaluation_step = model.clone(dropout=0.0), _jitted_evaluation_step()
-        sums = [evaluation_step(whole, loss_of, params, batch) for batch in batches(valid_set, shuffle=False)]
-        total, count = (sum(map(float, column)) for column in zip(*sums, strict=True))
+        whole = model.clone(dropout=0.0)
+        shown = batches(valid_set, shuffle=False)
+        total, count = totals(evaluation_step(whole, loss_of, params, batch) for batch in shown)
         return {"val_loss": total / count}
 
     shuffled = batches(train_set, shuffle=True)
@@ -315,11 +316,7 @@ def batch_loss(model: Any, loss_of: Callable[..., Any], params: Any, batch: Any,
     return loss_of(apply, batch["image"], batch["label"], batch["index"] >= 0)
 
 
-@functools.cache
-def _jitted_evaluation_step() -> Callable[..., Any]:
-    import jax
-
-    return jax.jit(batch_loss, static_argnums=(0, 1))
+evaluation_step = compiled(0, 1)(batch_loss)
 
 
 @functools.cache
@@ -369,15 +366,17 @@ def as_pixels(images: Any) -> Any:
 
 def read(model: "VectorClassifier", params: Any, images: "np.ndarray", how: str) -> "np.ndarray":
     """The probabilities [N, 10] that the model gives the classes of each image."""
-    import jax
     import numpy as np
 
-    @jax.jit
-    def apply(params: Any, inputs: Any) -> Any:
-        logits: Any = model.apply({"params": params}, inputs)
-        return jax.nn.softmax(logits)
+    return np.asarray(class_probabilities(model, params, as_sequence(images, how)))
 
-    return np.asarray(apply(params, as_sequence(images, how)))
+
+@compiled(0)
+def class_probabilities(model: Any, params: Any, inputs: Any) -> Any:
+    """Of each sequence [T, B, D]: [B, 10]."""
+    import jax
+
+    return jax.nn.softmax(model.apply({"params": params}, inputs))
 
 
 def draw_digits(model: "Drawer", params: Any, digits: "np.ndarray", config: DigitsConfig) -> "np.ndarray":

@@ -5,13 +5,12 @@ python -m experiments.forecast --train=measurements.csv --columns=load,temperatu
 
 import csv
 import dataclasses
-import functools
 import math
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled
 from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 
@@ -251,22 +250,17 @@ def evaluate(
     }
 
 
-@functools.cache
-def _jitted_one_step() -> Callable[..., Any]:
-    import jax
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(model: Any, params: Any, series: Any) -> Any:
-        return model.apply({"params": params}, series)[1]
-
-    return step
+@compiled(0)
+def outputs_of(model: Any, params: Any, series: Any) -> Any:
+    """What the model puts out after each row [T, B, D]."""
+    return model.apply({"params": params}, series)[1]
 
 
 def one_step(model: "Forecaster", params: Any, series: Any) -> Any:
     """The forecasts of rows 1..T-1 of a standardised series [T, D], each from all rows before it: [T - 1, D]."""
     import numpy as np
 
-    return np.asarray(_jitted_one_step()(model, params, series[:-1, None]))[:, 0]
+    return np.asarray(outputs_of(model, params, series[:-1, None]))[:, 0]
 
 
 def free_running(model: "Forecaster", params: Any, series: Any, horizon: int) -> Any:

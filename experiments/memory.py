@@ -4,12 +4,11 @@ python -m experiments.memory --lag=200 --cells=lstm,gru
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled, totals
 from experiments.flags import flag
 from experiments.runner import run_experiment
 
@@ -256,29 +255,29 @@ def task_loss(task: str, outputs: Any, targets: Any) -> Any:
 
 def evaluate(model: "RecurrentReadout", params: Any, task: str, examples: "MemoryBatch") -> dict[str, float]:
     """The mean loss, and the metric of the task, over held-out examples."""
-    loss = count = right = 0.0
-    for start in range(0, examples.inputs.shape[1], EVALUATED_AT_ONCE):
-        columns = slice(start, start + EVALUATED_AT_ONCE)
-        found = _evaluation_step()(model, task, params, examples.inputs[:, columns], examples.targets[:, columns])
-        loss, count, right = loss + float(found[0]), count + float(found[1]), right + float(found[2])
+    import jax
+
+    starts = range(0, examples.inputs.shape[1], EVALUATED_AT_ONCE)
+    parts = (slice(start, start + EVALUATED_AT_ONCE) for start in starts)
+    # Each is fetched before the next begins: together they would fill the memory.
+    loss, count, right = totals(
+        jax.device_get(evaluation_step(model, task, params, examples.inputs[:, part], examples.targets[:, part]))
+        for part in parts
+    )
     other = {"adding_mse": loss / count} if task == "adding" else {"copying_accuracy": right / count}
     return {"loss": loss / count, **other}
 
 
-@functools.cache
-def _evaluation_step() -> Callable[..., Any]:
-    import jax
+@compiled(0, 1)
+def evaluation_step(model: Any, task: str, params: Any, inputs: Any, targets: Any) -> Any:
+    """The loss of some examples, as (sum, count), and how many of them are right."""
     import jax.numpy as jnp
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def step(model: Any, task: str, params: Any, inputs: Any, targets: Any) -> Any:
-        _, outputs = model.apply({"params": params}, inputs)
-        loss, count = task_loss(task, outputs, targets)
-        # Of the adding problem, whose targets are no classes, this counts nothing.
-        right = (outputs[-targets.shape[0] :].argmax(-1) == targets).sum() if task == "copying" else jnp.zeros(())
-        return loss, count, right
-
-    return step
+    _, outputs = model.apply({"params": params}, inputs)
+    loss, count = task_loss(task, outputs, targets)
+    # Of the adding problem, whose targets are no classes, this counts nothing.
+    right = (outputs[-targets.shape[0] :].argmax(-1) == targets).sum() if task == "copying" else jnp.zeros(())
+    return loss, count, right
 
 
 def gradient_shares(model: "RecurrentReadout", params: Any, task: str, examples: "MemoryBatch") -> Any:
@@ -289,26 +288,21 @@ def gradient_shares(model: "RecurrentReadout", params: Any, task: str, examples:
     import numpy as np
 
     inputs, targets = examples.inputs[:, :DRAWN], examples.targets[-1:, :DRAWN]
-    norms = np.asarray(_gradient_norms()(model, task, params, inputs, targets), float)
+    norms = np.asarray(gradient_norms(model, task, params, inputs, targets), float)
     return (norms / np.maximum(norms[0], np.finfo(np.float32).tiny)).mean(axis=1)
 
 
-@functools.cache
-def _gradient_norms() -> Callable[..., Any]:
-    import jax
-
+@compiled(0, 1)
+def gradient_norms(model: Any, task: str, params: Any, inputs: Any, targets: Any) -> Any:
+    """‖∂L / ∂c_{T-k}‖ of each example, L the loss of its last step: [T, B], k = 1..T."""
     from rnn_jax.recurrence.state_gradients import norm_by_lag, state_gradients
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def norms(model: Any, task: str, params: Any, inputs: Any, targets: Any) -> Any:
-        def step(carry: Any, inputs: Any) -> Any:
-            carry, outputs = model.apply({"params": params}, inputs[None], carry)
-            return carry, outputs[0]
+    def step(carry: Any, inputs: Any) -> Any:
+        carry, outputs = model.apply({"params": params}, inputs[None], carry)
+        return carry, outputs[0]
 
-        carry, _ = model.apply({"params": params}, inputs[:0])
-        return norm_by_lag(state_gradients(step, carry, inputs, lambda last: task_loss(task, last[None], targets)[0]))
-
-    return norms
+    carry, _ = model.apply({"params": params}, inputs[:0])
+    return norm_by_lag(state_gradients(step, carry, inputs, lambda last: task_loss(task, last[None], targets)[0]))
 
 
 def print_table(config: Memory, outcomes: dict[str, Outcome]) -> None:

@@ -4,12 +4,12 @@ python -m experiments.sentiment --train=reviews.tsv --bidirectional
 """
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled
 from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 
@@ -388,21 +388,16 @@ def predict_batches(model: "Classifier", params: Any, batches: Any) -> "np.ndarr
 
     found = np.zeros((len(batches), len(model.classes)), np.float32)
     for batch in batches:
-        log_probabilities = np.asarray(_jitted_prediction()(model, params, *inputs_of(batch)))
+        log_probabilities = np.asarray(prediction(model, params, *inputs_of(batch)))
         shown = batch["index"] >= 0
         found[batch["index"][shown]] = log_probabilities[shown]
     return found
 
 
-@functools.cache
-def _jitted_prediction() -> Callable[..., Any]:
-    import jax
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def prediction(model: Any, params: Any, tokens: Any, mask: Any, pieces: Any) -> Any:
-        return model.apply({"params": params}, tokens, mask, pieces)
-
-    return prediction
+@compiled(0)
+def prediction(model: Any, params: Any, tokens: Any, mask: Any, pieces: Any) -> Any:
+    """Log-probabilities [B, C] of a batch."""
+    return model.apply({"params": params}, tokens, mask, pieces)
 
 
 def class_weights(labels: "np.ndarray", classes: int, kind: str | None) -> "np.ndarray":
@@ -493,7 +488,7 @@ def label(texts: Sequence[str], loaded: "LoadedRun", encoder: "TextEncoder") -> 
     length = max(8, 1 << (max(map(len, sequences["tokens"])) - 1).bit_length())
     padded = {name: pad(list(field), length) for name, field in sequences.items()}
     batch = {name: values for name, (values, _) in padded.items()} | {"tokens_mask": padded["tokens"][1]}
-    probabilities = np.exp(_jitted_prediction()(loaded.model, loaded.params, *inputs_of(batch)))
+    probabilities = np.exp(prediction(loaded.model, loaded.params, *inputs_of(batch)))
     classes = loaded.model.classes
     for text, row in zip(texts, probabilities, strict=True):
         shown = " ".join(f"{name}={value:.4f}" for name, value in zip(classes, row, strict=True))

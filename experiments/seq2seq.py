@@ -4,11 +4,11 @@ python -m experiments.seq2seq
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled, totals
 from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 from experiments.seq2seq_data import Side, load_corpus, task_of, tokens_of
@@ -308,27 +308,22 @@ def make_loss(config: Seq2SeqConfig, model: "Seq2Seq", end: int) -> Callable[...
 
 def total_loss(model: "Seq2Seq", params: Any, batches: Iterable[Any], end: int) -> tuple[float, float]:
     """Nats and symbols of all targets, each read with the true symbols before it."""
-    totals = [_evaluation_step()(model, params, batch, end) for batch in batches]
-    return sum(float(total) for total, _ in totals), sum(float(count) for _, count in totals)
+    nats, symbols = totals(evaluation_step(model, params, batch, end) for batch in batches)
+    return nats, symbols
 
 
 def _mean(total: tuple[float, float]) -> float:
     return total[0] / total[1]
 
 
-@functools.cache
-def _evaluation_step() -> Callable[..., Any]:
-    import jax
-
+@compiled(0, 3)
+def evaluation_step(model: Any, params: Any, batch: Any, end: int) -> Any:
+    """The loss of a batch: (sum, count)."""
     from rnn_jax.models.seq2seq import shift
 
-    @functools.partial(jax.jit, static_argnums=(0, 3))
-    def step(model: Any, params: Any, batch: Any, end: int) -> Any:
-        target, mask = batch["target"], batch["target_mask"]
-        read = (batch["source"], batch["source_mask"], shift(target, end))
-        return model.apply({"params": params}, *read, target, mask, method="loss")
-
-    return step
+    target, mask = batch["target"], batch["target_mask"]
+    read = (batch["source"], batch["source_mask"], shift(target, end))
+    return model.apply({"params": params}, *read, target, mask, method="loss")
 
 
 def word_perplexity(nats: float, references: Sequence[str]) -> float:

@@ -5,7 +5,6 @@ python -m experiments.tagging --train=train.txt.gz --feature_columns=2
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from experiments.config import TrainingConfig
+from experiments.evaluation import compiled
 from experiments.flags import FlagError, checked, flag
 from experiments.runner import run_experiment
 
@@ -357,7 +357,7 @@ def tag(
     found: list[list[str]] = [[] for _ in range(len(batches))]
     total = count = 0.0
     for batch in batches:
-        labels, loss, number = (np.asarray(part) for part in _tagging_step()(model, params, _lengthened(batch)))
+        labels, loss, number = (np.asarray(part) for part in tagging_step(model, params, _lengthened(batch)))
         total, count = total + float(loss), count + float(number)
         for column, index in enumerate(batch["index"]):
             if index >= 0:
@@ -366,20 +366,15 @@ def tag(
     return total / count if count else float("nan"), found
 
 
-@functools.cache
-def _tagging_step() -> Callable[..., Any]:
-    import jax
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(model: Any, params: Any, batch: Any) -> Any:
-        emissions = model.apply({"params": params}, batch["tokens"], **model_inputs(batch))
-        labels = model.apply({"params": params}, emissions, batch["tokens_mask"], method="decode")
-        if "labels" not in batch:
-            return labels, 0.0, 0.0
-        loss, count = model.apply({"params": params}, emissions, batch["labels"], batch["tokens_mask"], method="loss")
-        return labels, loss, count
-
-    return step
+@compiled(0)
+def tagging_step(model: Any, params: Any, batch: Any) -> Any:
+    """The labels [T, B] of a batch and its loss, as (sum, count): zeros where the right labels are not known."""
+    emissions = model.apply({"params": params}, batch["tokens"], **model_inputs(batch))
+    labels = model.apply({"params": params}, emissions, batch["tokens_mask"], method="decode")
+    if "labels" not in batch:
+        return labels, 0.0, 0.0
+    loss, count = model.apply({"params": params}, emissions, batch["labels"], batch["tokens_mask"], method="loss")
+    return labels, loss, count
 
 
 def _lengthened(batch: Mapping[str, Any], shortest: int = 16) -> dict[str, Any]:
