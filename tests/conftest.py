@@ -4,6 +4,8 @@ import functools
 import gc
 import io
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 import jax
@@ -42,6 +44,15 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_configure(config):
     gc.set_threshold(*COLLECT_GARBAGE)
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # Inherited by the workers and by the processes that tests start: what one has compiled, the others read.
+        programs = tempfile.mkdtemp(prefix="rnn_jax_programs_")
+        config.add_cleanup(lambda: shutil.rmtree(programs, ignore_errors=True))
+        os.environ.update(
+            JAX_COMPILATION_CACHE_DIR=programs,
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+        )
     if config.getoption("numprocesses", None):
         # What the workers inherit: one thread each, so that they do not fight for the cores.
         os.environ.update(dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
