@@ -64,8 +64,8 @@ class Captioning(TrainingConfig):
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 50
-    # Early on, while shapes are hard to tell, a network learns which never occur with which colours and sizes; nothing
-    # but decay makes it forget that, so it decides about objects that it has never seen.
+    # While shapes are still hard to tell, a network learns which of them never occur with which colours and sizes. Only
+    # decay makes it forget that again; otherwise it takes an object that it has never seen for one that it has.
     weight_decay: float | None = 0.3
     ema_decay: float | None = 0.998
     steps: int | None = 6000

@@ -8,7 +8,7 @@ from typing import Any
 def compiled(*static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`jax.jit` for a function of an experiment's module, which is imported where JAX is not yet (for --help).
 
-    One program serves all runs of equal models in a process.
+    One program serves all runs of equal models in a process. Its arguments are given by their places, not by name.
 
     Args:
         static: the places of the arguments that are not arrays but can be hashed, such as a model.
@@ -33,7 +33,7 @@ def compiled(*static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 def totals(found: Iterable[tuple[Any, ...]]) -> tuple[float, ...]:
     """Σ over batches of each of the numbers that a compiled function gave for a batch, such as a loss and its count.
 
-    They are fetched all at once: a wait for each batch would let other threads in between each time.
+    What is still on its way is fetched all at once: a wait for each batch would let other threads in between each time.
     """
     import jax
 

@@ -90,7 +90,12 @@ class Seq2SeqConfig(TrainingConfig):
     translate_file: str | None = flag(
         None, "PATH of sentences to translate; - for standard input", stored=False, mode=True
     )
-    attention_maps: int = flag(1, "sentences translated whose attention is drawn, the first ones", minimum=0, free=True)
+    attention_maps: int = flag(
+        1,
+        "with --translate or --translate_file, the number of sentences whose attention is drawn, the first ones",
+        minimum=0,
+        free=True,
+    )
     bleu_of: str | None = flag(
         None,
         "PATH of hypotheses to score against the test set of the run in --workdir",

@@ -84,8 +84,8 @@ def train(
         loss_unit: for the plot.
 
     Raises:
-        FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not; limits below what a
-            resumed run has done.
+        FlagError: devices or batch_size that do not fit; parameters of `init_from` that do not; fewer steps or epochs
+            than a resumed run has done.
         CheckpointError: a resumed run's checkpoint that cannot be used.
         Interrupted, NonFinite: see `fit`.
     """
@@ -186,9 +186,13 @@ def train(
 def _check_done(config: TrainingConfig, run: Run, last_step: int | None, progress: Progress | None) -> None:
     """A run that goes on cannot end before where it is."""
     if last_step is not None and progress is not None and progress.step > last_step:
-        limit = "steps" if config.steps == last_step else "epochs"
+        # One of several networks of a run remembers its own limits.
+        run.refuse()
+        by_steps = config.steps == last_step
+        found = f"{last_step:,}" if by_steps else f"{config.epochs:g}, which are {last_step:,}"
         raise FlagError(
-            f"--{limit}: expected at least the {progress.step:,} steps that {run.path} has done, found {last_step:,}"
+            f"--{'steps' if by_steps else 'epochs'}: expected at least the {progress.step:,} steps that "
+            f"{run.shared or run.path} has done, found {found}"
         )
 
 

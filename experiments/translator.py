@@ -146,19 +146,21 @@ def translate_lines(config: Any, run: "Run") -> None:
     source = Side(loaded.vocabulary["source"], tokens, config.lowercase, config.reverse_source)
     target = Side(loaded.vocabulary["target"], tokens)
     translator = Translator(config, loaded.model, loaded.params, source, target)
-    unfinished, drawn = 0, []
+    wanted = config.attention_maps if config.attention != "none" else 0
+    unfinished, number, drawn = 0, 0, []
     for sentences in _requests(config):
         for sentence, found in zip(sentences, translator(sentences), strict=True):
             _show(found, config.n_best)
+            number += 1
             if found:
                 unfinished += not found[0].finished
-                if len(drawn) < config.attention_maps and config.attention != "none":
-                    drawn.append((sentence, found[0]))
+                if len(drawn) < wanted:
+                    drawn.append((number, sentence, found[0]))
     if unfinished:
         print(cut_off(config, unfinished), file=sys.stderr)
-    for number, (sentence, translation) in enumerate(drawn, 1):
-        # Not the picture of the run itself.
-        image = run.path / (f"translation_{number}.png" if len(drawn) > 1 else "translation.png")
+    for number, sentence, translation in drawn:
+        # Not the picture of the run itself; where there are several, each by the number of its line.
+        image = run.path / (f"translation_{number}.png" if wanted > 1 else "translation.png")
         print(plot_attention_of(translator, sentence, translation, image), file=sys.stderr)
 
 

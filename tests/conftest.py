@@ -25,6 +25,10 @@ if version("jaxlib").startswith("0.10."):
 # time by its own thresholds, (700, 10, 10) in Python 3.11.
 COLLECT_GARBAGE = (50_000, 20, 20)
 
+# Where the folder is named in which the workers keep what they compile: what one has compiled, the others read. A tenth
+# of the time. The processes that tests start have no part in it: some of them die in the middle of writing.
+PROGRAMS = "RNN_JAX_TEST_PROGRAMS"
+
 # A worker imports JAX for itself: seconds, and half a gigabyte.
 MOST_WORKERS = 8
 
@@ -44,15 +48,13 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_configure(config):
     gc.set_threshold(*COLLECT_GARBAGE)
-    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # Inherited by the workers and by the processes that tests start: what one has compiled, the others read.
-        programs = tempfile.mkdtemp(prefix="rnn_jax_programs_")
-        config.add_cleanup(lambda: shutil.rmtree(programs, ignore_errors=True))
-        os.environ.update(
-            JAX_COMPILATION_CACHE_DIR=programs,
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
-        )
+    if not hasattr(config, "workerinput"):
+        os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="rnn_jax_programs_")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True))
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if config.getoption("numprocesses", None):
         # What the workers inherit: one thread each, so that they do not fight for the cores.
         os.environ.update(dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))

@@ -86,12 +86,14 @@ class Run:
     def part(self, folder: str, **settings: Any) -> "Run":
         """The run in a folder of this one, for one of several models; its configuration differs by `settings`."""
         path = self.path / folder
+        # One of several processes may have another folder than the first, without a configuration.
+        here = (path / "config.json").exists()
         return dataclasses.replace(
             self,
             path=path,
             config=self.config | settings,
-            resumed=processes.agree((path / "config.json").exists()),
-            before=None,
+            resumed=processes.agree(here),
+            before=read_config(path)["config"] if here else None,
             shared=None if self.shared is None else self.shared / folder,
         )
 
@@ -188,7 +190,7 @@ class Run:
         parameters: int,
         signatures: Mapping[str, str] | None = None,
     ) -> dict[str, float | int]:
-        """Write `result.json`, the last act of a run. A metric that is not finite becomes null.
+        """Write `result.json`, the last file of a run. A metric that is not finite becomes null.
 
         Where a run that was at its end is asked again, its speed (`..._per_second`), which can be told no more, stays.
 
@@ -236,7 +238,8 @@ def _speeds(path: Path, steps: int) -> dict[str, Any]:
     """The speeds in a `result.json` of as many steps; {} where there is none that can be read."""
     try:
         before = json.loads(path.read_text("utf-8"))
-        return {n: v for n, v in before["metrics"].items() if n.endswith("_per_second") and before["steps"] == steps}
+        known = before["metrics"].items() if before["steps"] == steps else ()
+        return {name: value for name, value in known if name.endswith("_per_second") and value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

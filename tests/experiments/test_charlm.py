@@ -87,6 +87,8 @@ def test_a_run_at_its_end_tells_the_same_again(trained, tmp_path):
     before = read(run)
     code, _, err = charlm(f"--workdir={run}", "--steps=19")
     assert (code, err) == (2, f"charlm: --steps: expected at least the 20 steps that {run} has done, found 19\n")
+    code, _, err = charlm(f"--workdir={run}", "--epochs=0.01")
+    assert (code, "--epochs: expected at least the 20 steps" in err, "found 0.01, which are 1\n" in err) == (2, 1, 1)
     code, out, err = charlm(f"--workdir={run}")
     assert code == 0, err
     told = [line for line in out.splitlines() if line.startswith(("val_", "tokens_per_second"))]

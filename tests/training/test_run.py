@@ -150,6 +150,16 @@ def test_a_resumed_run_must_find_its_data(tmp_path, changed, name):
         begun(tmp_path / "run", **(same | changed))
 
 
+def test_a_part_keeps_the_settings_that_it_had(tmp_path):
+    run = begun(tmp_path / "run")
+    run.part("first", seed=1).begin(model=Small(2))
+    part = run.part("first", seed=2)
+    part.begin(model=Small(2))
+    assert read_config(part.path)["config"]["seed"] == 2
+    part.refuse()
+    assert read_config(part.path)["config"]["seed"] == 1
+
+
 def test_result(tmp_path):
     run = begun(tmp_path / "run", data={"name": "text"})
     run.write_result(
@@ -157,10 +167,12 @@ def test_result(tmp_path):
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metrics"] == {"val_loss": 1.5, "words_per_second": None}
-    for value, steps, known in ((2.5, 7, 2.5), (math.nan, 7, 2.5), (math.nan, 8, None)):
+    # The speed of seven steps is told by nobody at first, then by the second.
+    for value, steps, known in ((math.nan, 7, None), (2.5, 7, 2.5), (math.nan, 7, 2.5), (math.nan, 8, None)):
         # An accuracy that is not a number now was one of something else.
         metrics = {"words_per_second": value, "accuracy": value}
-        run.write_result(metrics=metrics, steps=steps, seconds=1.0, parameters=9)
+        told = run.write_result(metrics=metrics, steps=steps, seconds=1.0, parameters=9)
+        np.testing.assert_equal(told, {"words_per_second": math.nan if known is None else known, "accuracy": value})
         found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
         assert found == {"words_per_second": known, "accuracy": value if math.isfinite(value) else None}
     (tmp_path / "run" / "result.json").write_text("damaged")
