@@ -267,6 +267,7 @@ def _devices(config: Any, method: str) -> list[Any]:
 def _train_member(
     name: str, main: Callable[[Any, Any], None], member: Member, joint: Joint, output: "_ThreadOutput"
 ) -> None:
+    run = None
     with joint.member():
         try:
             member.path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +286,8 @@ def _train_member(
         except Interrupted:
             return
         except BaseException as error:  # handed to the main thread
+            if run is not None and isinstance(error, flags.FlagError):
+                run.refuse()
             member.error = error
             return
         finally:

@@ -186,8 +186,6 @@ def train(
 def _check_done(config: TrainingConfig, run: Run, last_step: int | None, progress: Progress | None) -> None:
     """A run that goes on cannot end before where it is."""
     if last_step is not None and progress is not None and progress.step > last_step:
-        # One of several networks of a run remembers its own limits.
-        run.refuse()
         by_steps = config.steps == last_step
         found = f"{last_step:,}" if by_steps else f"{config.epochs:g}, which are {last_step:,}"
         raise FlagError(

@@ -52,6 +52,7 @@ class Run:
         resumed: whether the folder held the run before.
         before: the configuration that it held then.
         shared: the folder of the first of several processes, which holds the checkpoints of all; None: this one.
+        parts: the runs in folders of this one that `part` has given.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Run:
     resumed: bool = False
     before: dict[str, Any] | None = None
     shared: Path | None = None
+    parts: list["Run"] = dataclasses.field(default_factory=list, repr=False, compare=False)
 
     @property
     def checkpoints(self) -> Path:
@@ -88,14 +90,17 @@ class Run:
         path = self.path / folder
         # One of several processes may have another folder than the first, without a configuration.
         here = (path / "config.json").exists()
-        return dataclasses.replace(
+        one = dataclasses.replace(
             self,
             path=path,
             config=self.config | settings,
             resumed=processes.agree(here),
             before=read_config(path)["config"] if here else None,
             shared=None if self.shared is None else self.shared / folder,
+            parts=[],
         )
+        self.parts.append(one)
+        return one
 
     def begin(self, *, model: Any, vocabulary: Any = None, data: Mapping[str, Any] | None = None) -> None:
         """Create the folder and write all that `load` will need.
@@ -162,11 +167,13 @@ class Run:
             os.close(folder)
 
     def refuse(self) -> None:
-        """What was asked for cannot be done: a resumed run keeps the configuration that it had before."""
+        """What was asked for cannot be done: a resumed run and its parts keep the configurations that they had."""
         # On a disk that is full it stays, and where it is gone.
         with contextlib.suppress(OSError, RunError):
             if self.before is not None and read_config(self.path)["config"] != self.before:
                 self._write_config(self.before)
+        for one in self.parts:
+            one.refuse()
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
         write_json(self.path / "config.json", {"experiment": self.experiment, "config": config})

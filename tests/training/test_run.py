@@ -156,7 +156,7 @@ def test_a_part_keeps_the_settings_that_it_had(tmp_path):
     part = run.part("first", seed=2)
     part.begin(model=Small(2))
     assert read_config(part.path)["config"]["seed"] == 2
-    part.refuse()
+    run.refuse()
     assert read_config(part.path)["config"]["seed"] == 1
 
 
