@@ -436,8 +436,8 @@ def _largest_factor(jaxpr: Any, fixed: set[Any] | None = None) -> int:
     for equation in jaxpr.eqns:
         variables = [var for var in equation.invars if not isinstance(var, Literal)]
         if fixed is not None:
-            if equation.primitive.name == "dot_general":
-                largest = max([largest, *(var.aval.size for var in variables if var in fixed)])
+            if equation.primitive.name in ("dot_general", "packed_dot"):
+                largest = max([largest, *(var.aval.size for var in variables[:2] if var in fixed)])
             if fixed.issuperset(variables):
                 # Such as a transposed matrix.
                 fixed.update(equation.outvars)

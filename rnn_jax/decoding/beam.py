@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax.cells.base import accumulation_dtype
 from rnn_jax.decoding.sampling import DecodeStep, as_symbols, largest
+from rnn_jax.recurrence.packed import packed_products
 from rnn_jax.typing import Carry
 
 # A source symbol that got no attention at all is charged log of this, not of 0.
@@ -168,7 +169,7 @@ def beam_search(
         finished=jnp.zeros(shape, bool),
         coverage=jnp.zeros((*shape, source_mask.shape[0])) if coverage_penalty and source_mask is not None else None,
     )
-    beams = jax.lax.while_loop(may_improve, grow, beams)
+    beams = jax.lax.while_loop(may_improve, packed_products(grow, beams, inference=True), beams)
     kept = (beams.lengths, beams.log_probs, beams.scores, beams.finished)
     return Hypotheses(beams.tokens[:, :n_best], *(leaf[:n_best] for leaf in kept))
 

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from rnn_jax.cells.base import accumulation_dtype
+from rnn_jax.recurrence.packed import packed_products
 from rnn_jax.typing import Carry, Key
 
 NOISE_BLOCK = 64
@@ -127,7 +128,9 @@ def greedy(
         tokens, ended = _hold(jnp.argmax(logits, axis=-1).astype(tokens.dtype), ended, end)
         return (carry, tokens, ended), tokens
 
-    (carry, _, _), produced = jax.lax.scan(body, (carry, tokens, jnp.zeros(tokens.shape, bool)), length=length)
+    state = (carry, tokens, jnp.zeros(tokens.shape, bool))
+    body = packed_products(body, state, None, inference=True)
+    (carry, _, _), produced = jax.lax.scan(body, state, length=length)
     return carry, produced
 
 
@@ -182,6 +185,9 @@ def sample(
         drawn, ended = _hold(drawn, ended, end)
         return (carry, drawn, ended), drawn
 
+    state = (carry, tokens, jnp.zeros(tokens.shape, bool))
+    body = packed_products(body, state, jax.ShapeDtypeStruct(logits.shape, dtype), inference=True)
+
     # argmax(logits + Gumbel noise) is a draw from the softmax. Noise for a block of steps at once costs a fraction of a
     # call of the generator per step, and bounds the memory.
     def block(state: _State, key: Key, size: int) -> tuple[_State, Array]:
@@ -190,9 +196,7 @@ def sample(
     whole, rest = divmod(length, NOISE_BLOCK)
     key_whole, key_rest = jax.random.split(key)
     state, produced = jax.lax.scan(
-        lambda state, key: block(state, key, NOISE_BLOCK),
-        (carry, tokens, jnp.zeros(tokens.shape, bool)),
-        jax.random.split(key_whole, whole),
+        lambda state, key: block(state, key, NOISE_BLOCK), state, jax.random.split(key_whole, whole)
     )
     (carry, _, _), last = block(state, key_rest, rest)
     return carry, jnp.concatenate([produced.reshape(whole * NOISE_BLOCK, *tokens.shape), last])

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnn_jax.models.readout import RecurrentReadout
+from rnn_jax.recurrence.packed import packed_products
 from rnn_jax.typing import Carry, Mask, Params
 
 
@@ -115,5 +116,6 @@ def free_run(
 
     read: Any = model.apply(variables, series, carry)
     first = read[1][-1]
-    (after, _), rest = jax.lax.scan(step, (read[0], first), None, length=horizon - 1)
+    state = (read[0], first)
+    (after, _), rest = jax.lax.scan(packed_products(step, state, None, inference=True), state, length=horizon - 1)
     return after, jnp.concatenate([first[None], rest])

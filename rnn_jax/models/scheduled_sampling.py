@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax.decoding.sampling import as_symbols
 from rnn_jax.models.seq2seq import Seq2Seq
+from rnn_jax.recurrence.packed import packed_products
 from rnn_jax.typing import Key, Params
 
 SCHEDULES = ("constant", "linear", "inverse_sigmoid")
@@ -119,5 +120,7 @@ def sampled_logits(
         return (carry, drawn.astype(token.dtype)), logits[0]
 
     steps = (jnp.arange(length), inputs, true)
-    _, logits = jax.lax.scan(step, (encoded.carry, jnp.zeros(batch, inputs.dtype)), steps)
+    state = (encoded.carry, jnp.zeros(batch, inputs.dtype))
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), steps)
+    _, logits = jax.lax.scan(packed_products(step, state, first, inference=True, turned=True), state, steps)
     return logits

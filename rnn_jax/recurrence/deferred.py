@@ -108,7 +108,7 @@ def deferred_loop(
 ) -> tuple[Carry, PyTree]:
     """`plain_loop` with the gradient of the module's docstring."""
     stored, restore = lay_out(params, transposed_use=False)
-    return plain_loop(cell, reverse, stored, carry, reset_carry, steps, length, restore)
+    return plain_loop(cell, reverse, stored, carry, reset_carry, steps, length, restore, turned=False)
 
 
 def _forward(
@@ -130,7 +130,7 @@ def _forward(
         new_carry, output = cell.update(weights, carry, preactivations)
         return select(step.mask, new_carry, carry), (output, carry, preactivations)
 
-    carry, (outputs, carries, preactivations) = scan(body, carry, steps, length=length, reverse=reverse)
+    carry, (outputs, carries, preactivations) = scan(body, carry, steps, length=length, reverse=reverse, weights=stored)
     return (carry, outputs), (params, reset_carry, steps, carries, preactivations)
 
 
@@ -172,7 +172,7 @@ def _backward(
 
     xs = (carries, preactivations, steps, d_outputs)
     (d_carry, d_reset), (packed, d_new) = scan(
-        body, (d_carry, zeros_like(inexact(reset_carry))), xs, length=length, reverse=not reverse
+        body, (d_carry, zeros_like(inexact(reset_carry))), xs, length=length, reverse=not reverse, weights=stored
     )
 
     def recur(p: list[Any], projected: list[Any]) -> PyTree:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from rnn_jax.cells.base import Cell
+from rnn_jax.recurrence.packed import may_pack, packed_products
 from rnn_jax.typing import Carry, Params, Projected
 
 
@@ -57,10 +58,25 @@ def restart(reset: Array | None, reset_carry: Carry, carry: Carry) -> Carry:
 
 
 def scan(
-    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, *, length: int, reverse: bool
+    body: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any,
+    *,
+    length: int,
+    reverse: bool,
+    weights: PyTree = (),
+    turned: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan`, except that one step does not pay for a loop."""
+    """`lax.scan`, except that one step does not pay for a loop.
+
+    Args:
+        body, carry, xs, length, reverse: see `jax.lax.scan`.
+        weights: the parameters that `body` closes over, if products by them are to be made on packed matrices.
+        turned: see `packed_products`.
+    """
     if length != 1:
+        if length > 1 and any(may_pack(leaf) for leaf in jax.tree.leaves(weights)):
+            body = packed_products(body, carry, jax.tree.map(lambda x: x[0], xs), turned=turned)
         return jax.lax.scan(body, carry, xs, length=length, reverse=reverse)
     carry, ys = body(carry, jax.tree.map(lambda x: x[0], xs))
     return carry, jax.tree.map(lambda y: y[None], ys)
@@ -100,11 +116,12 @@ def plain_loop(
     steps: Steps,
     length: int,
     restore: Callable[[Params], Params] = lambda params: params,
+    turned: bool = True,
 ) -> tuple[Carry, PyTree]:
     """The loop over time, differentiated by JAX itself: forward mode works, and it is the oracle of the fast path.
 
     At each step: c = where(reset, reset_carry, c); z = recur(c); (new, y) = update(c, z); c = where(mask, new, c). What
-    a masked step puts out means nothing. `restore` is that of `lay_out`.
+    a masked step puts out means nothing. `restore` is that of `lay_out`, `turned` that of `packed_products`.
     """
 
     def body(carry: Carry, step: Steps) -> tuple[Carry, PyTree]:
@@ -113,4 +130,4 @@ def plain_loop(
         new_carry, output = cell.update(weights, carry, cell.recur(weights, carry, step.projected))
         return select(step.mask, new_carry, carry), output
 
-    return scan(body, carry, steps, length=length, reverse=reverse)
+    return scan(body, carry, steps, length=length, reverse=reverse, weights=params, turned=turned)
