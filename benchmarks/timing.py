@@ -21,7 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "dm-haiku", "equinox", "torch", "numpy")
 
 # glibc hands every large buffer of XLA back to the system and faults it in again at the next call unless told not to.
+# The arenas that threads have of their own do so whatever the thresholds say: all share one.
 MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
