@@ -125,6 +125,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     from jax.errors import JaxRuntimeError
 
     from rnn_jax.data import DataError
+    from rnn_jax.recurrence import packed
     from rnn_jax.training import processes
     from rnn_jax.training.checkpoint import CheckpointError, CheckpointUnsaved
     from rnn_jax.training.loop import Diverged, Interrupted
@@ -133,6 +134,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     run = None
     try:
         several.join(name, parsed)
+        if packed.SETTING in os.environ:
+            packed.enabled()
         run = several.open_run(name, lambda: _open_run(name, parsed))
         config = flags.restored(parsed.config, run.config)
         if isinstance(config, TrainingConfig) and {config.steps, config.epochs, config.max_seconds} == {None}:
@@ -149,7 +152,14 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         else:
             main(config, run)
         return 0
-    except (flags.FlagError, DataError, RunError, CheckpointError, processes.ConnectError) as error:
+    except (
+        flags.FlagError,
+        DataError,
+        RunError,
+        CheckpointError,
+        packed.ProductsError,
+        processes.ConnectError,
+    ) as error:
         if run is not None and not isinstance(error, CheckpointUnsaved):
             run.refuse()
         if isinstance(error, (RunError, processes.ConnectError)):

@@ -35,6 +35,10 @@ SETTING = "RNN_JAX_PRODUCTS"
 SMALLEST_MATRIX = 2**12
 
 
+class ProductsError(ValueError):
+    """RNN_JAX_PRODUCTS is set to what does not exist, or demands what cannot be had."""
+
+
 @functools.cache
 def _reason_against() -> str | None:
     """Why products cannot be packed here; None if they can."""
@@ -54,16 +58,16 @@ def enabled() -> bool:
     """Whether loops pack their matrices, by the environment variable RNN_JAX_PRODUCTS and by what this machine is.
 
     Raises:
-        ValueError: a setting that does not exist; packed products were demanded and cannot be had.
+        ProductsError: a setting that does not exist; packed products were demanded and cannot be had.
     """
     setting = os.environ.get(SETTING, "auto")
     if setting not in ("auto", "packed", "xla"):
-        raise ValueError(f"{SETTING}: expected auto, packed or xla, found {setting!r}")
+        raise ProductsError(f"{SETTING}: expected auto, packed or xla, found {setting!r}")
     if setting == "xla":
         return False
     reason = _reason_against()
     if reason is not None and setting == "packed":
-        raise ValueError(f"{SETTING}: packed products were demanded: {reason}")
+        raise ProductsError(f"{SETTING}: packed products were demanded: {reason}")
     return reason is None
 
 
@@ -195,7 +199,7 @@ def packed_products(
         turned: whether the loop will be differentiated by JAX: each matrix is packed a second time, for that.
 
     Raises:
-        ValueError: packed products were demanded and cannot be had; see `enabled`.
+        ProductsError: see `enabled`.
     """
     if not enabled():
         return function

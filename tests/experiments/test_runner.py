@@ -335,6 +335,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
+def test_a_wrong_environment_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_JAX_PRODUCTS", "fast")
+    code, _, errors = run("--workdir=run", folder=tmp_path)
+    assert (code, errors) == (2, "toy: RNN_JAX_PRODUCTS: expected auto, packed or xla, found 'fast'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
     def too_much(config, run):
         raise MemoryError("Unable to allocate 8.00 EiB for an array")
