@@ -21,6 +21,7 @@ matrix multiplication".
 import ctypes
 import functools
 import string
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -65,15 +66,24 @@ def tile_shape() -> Shape:
     raise NotImplementedError(f"expected a processor with AVX2 and FMA, AVX-512 or NEON, found {name}")
 
 
-@functools.cache
 def target() -> str:
-    """Compile the code for this processor and give it to XLA; returns the name that XLA knows it by.
+    """The name by which XLA knows the code, which is compiled for this processor at the first call.
 
-    The name tells the panels' form, so that a program compiled for another processor does not run on this one's.
+    It tells the panels' form, so that a program compiled for another processor does not run on this one's.
 
     Raises:
         NotImplementedError: see `tile_shape`.
     """
+    # The runs of a sweep trace their loops side by side, and XLA takes a name only once.
+    with _COMPILING:
+        return _compile()
+
+
+_COMPILING = threading.Lock()
+
+
+@functools.cache
+def _compile() -> str:
     shape = tile_shape()
     name = f"rnn_jax_packed_product_{shape.columns}"
     llvm.initialize_native_target()

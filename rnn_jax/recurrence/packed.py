@@ -115,6 +115,8 @@ def _plain(x: AnyArray, w: AnyArray, *packs: AnyArray, axis: int, batched: bool)
 def _native(x: AnyArray, w: AnyArray, packed: AnyArray, *packs: AnyArray, axis: int, batched: bool) -> Array:
     matrices = w.shape[0] if batched else 1
     result = _shape_of(x, w, axis, batched)
+    if x.size == 0:
+        return jnp.zeros(result, jnp.float32)
     rows = math.prod(result[batched:-1])
     call = jax.ffi.ffi_call(native.target(), jax.ShapeDtypeStruct((matrices, rows, result[-1]), jnp.float32))
     return call(x.reshape(matrices, rows, x.shape[-1]), packed.reshape(matrices, *packed.shape[-3:])).reshape(result)

@@ -120,6 +120,25 @@ def test_vmap(axes):
     assert products_of(jax.vmap(product, axes), x, w) == 1
 
 
+def test_nothing_to_multiply():
+    w = normal(5, 6)
+    assert product(jnp.zeros((0, 5)), w).shape == (0, 6)
+    assert jax.jit(jax.vmap(product, (0, None)))(jnp.zeros((0, 3, 5)), w).shape == (0, 3, 6)
+    assert jax.jit(jax.vmap(product))(jnp.zeros((0, 3, 5)), jnp.zeros((0, 5, 6))).shape == (0, 3, 6)
+    np.testing.assert_array_equal(product(jnp.zeros((3, 0)), jnp.zeros((0, 6))), np.zeros((3, 6)))
+
+
+def test_threads_that_come_first_at_once_share_one_code():
+    code = (
+        "import concurrent.futures\n"
+        "from rnn_jax.recurrence import native\n"
+        "with concurrent.futures.ThreadPoolExecutor(8) as pool:\n"
+        "    print(len(set(pool.map(lambda _: native.target(), range(8)))), len(native._kept))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "1"]
+
+
 def test_a_large_product_for_each_of_many_matrices():
     x, w = normal(7, 33, 90), normal(7, 90, 130, seed=1)
     expected = np.einsum("vmk,vkn->vmn", *(np.asarray(a, np.float64) for a in (x, w)))
