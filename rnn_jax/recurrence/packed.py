@@ -7,7 +7,7 @@ the loop, and the body's products read panels of consecutive numbers:
     y = x w,   packed[p, k, j] = w[k, pP + j]   (or w[pP + j, k], where the loop multiplies by the transpose)
 
 Nothing here knows any cell: a body is traced, its products by closed-over matrices are found in what it traced to, and
-it runs as before but for those. The machine code is in `rnn_jax.recurrence.native`.
+it runs as before but for those. The machine code is in `rnn_jax.recurrence.machine_code`.
 """
 
 import functools

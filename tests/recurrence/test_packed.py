@@ -17,6 +17,7 @@ import rnn_jax
 from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.recurrence import native, packed
 from rnn_jax.recurrence.loop import scan
+from rnn_jax.recurrence.machine_code import Shape, source
 
 pytestmark = pytest.mark.skipif(not packed.enabled(), reason="no packed products on this machine")
 
@@ -359,10 +360,27 @@ def test_several_devices_leave_products_to_xla():
     assert run.stdout.splitlines() == [demanded, "False"]
 
 
-def test_the_code_of_other_processors_is_well_formed():
-    """What this machine cannot run, LLVM can at least read."""
-    for shape in (native.Shape(16, 12), native.Shape(8, 6), native.Shape(4, 8)):
-        module = native.llvm.parse_assembly(native.source(shape))
-        module.verify()
-        names = {function.name for function in module.functions if not function.is_declaration}
-        assert {f"tile{rows}" for rows in range(1, shape.rows + 1)} | {"panels", "handler"} <= names
+# Those of AVX-512, AVX2 and NEON. LLVM makes shorter vectors of those that this processor does not have.
+SHAPES = [Shape(16, 12), Shape(8, 6), Shape(4, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_tiles_of_other_processors(shape, monkeypatch):
+    """The same program at their numbers of lanes and rows, of one tile, of some, and of enough for two threads."""
+    monkeypatch.setattr(native, "tile_shape", lambda: shape)
+    rows_of_tiles = (1, shape.rows - 1, shape.rows, shape.rows + 1, 2 * shape.rows + 5)
+    cases = [(rows, 37, 2 * shape.columns + 3) for rows in rows_of_tiles] + [(241, 30, 50), (40, 200, 333)]
+    for rows, depth, width in cases:
+        x, w = normal(rows, depth), normal(depth, width, seed=1)
+        multiply = jax.jit(lambda x, w: packed.packed_dot(x, w, packed.pack(w, 0), axis=0))
+        assert native.target() in multiply.lower(x, w).as_text()
+        expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+        np.testing.assert_allclose(multiply(x, w), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tile_has_its_code(shape):
+    module = native.llvm.parse_assembly(source(shape))
+    module.verify()
+    names = {function.name for function in module.functions if not function.is_declaration}
+    assert {f"tile{rows}" for rows in range(1, shape.rows + 1)} | {"panels", "handler"} <= names
