@@ -8,6 +8,7 @@ the loop, masks, resets and gradients, so a cell is nothing but its equations.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -268,13 +269,42 @@ def matmul(inputs: Array, weights: Array) -> Array:
 
     Shapes: `[..., D]`, `[D, H]` -> `[..., H]`.
     """
+    product = _product_turned_for_gradient if _turning_pays(inputs, weights) else _product
+    return product(inputs.astype(weights.dtype), weights)
+
+
+def _product(inputs: Array, weights: Array) -> Array:
     dimensions = (((inputs.ndim - 1,), (0,)), ((), ()))
-    return jax.lax.dot_general(
-        inputs.astype(weights.dtype),
-        weights,
-        dimensions,
-        preferred_element_type=accumulation_dtype(weights.dtype),
-    )
+    return jax.lax.dot_general(inputs, weights, dimensions, preferred_element_type=accumulation_dtype(weights.dtype))
+
+
+def _turning_pays(inputs: Array, weights: Array) -> bool:
+    """Whether the gradient of the weights, x.T @ dy, is faster with x turned in memory first.
+
+    Where the rows of dy lie a multiple of 8 KB apart, a column of it falls into few sets of a CPU's cache, and XLA's
+    product over the rows of both takes 1.2 times as long at H = 2,048 and 1.7 times at 4,096. At other widths turning
+    gains nothing (AMD EPYC, 2 cores, jax 0.10.2, 512 to 8,192 rows).
+    """
+    rows, width = math.prod(inputs.shape[:-1]), weights.shape[-1]
+    if weights.dtype != jnp.float32 or weights.ndim != 2 or rows < 1024 or width % 2048 != 0:
+        return False
+    # Asked last: who asks starts JAX's backend, and a step on a few rows may be traced before several processes join.
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+@jax.custom_jvp
+def _product_turned_for_gradient(inputs: Array, weights: Array) -> Array:
+    return _product(inputs, weights)
+
+
+@_product_turned_for_gradient.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """d(x W) = dx W + (xᵀ)ᵀ dW, where xᵀ lies in memory so: without the barrier XLA would cancel the turns."""
+    (inputs, weights), (d_inputs, d_weights) = primals, tangents
+    turned = jax.lax.optimization_barrier(inputs.reshape(-1, inputs.shape[-1]).T)
+    from_weights = jax.lax.dot_general(turned, d_weights, (((0,), (0,)), ((), ())))
+    output = _product_turned_for_gradient(inputs, weights)
+    return output, _product(d_inputs, weights) + from_weights.reshape(output.shape)
 
 
 def split_gates(wide: Array, gates: int) -> tuple[Array, ...]:
