@@ -252,6 +252,11 @@ def reads(function: Callable[..., Any], params: Params, *arguments: Any) -> list
     return used[: len(jax.tree.leaves(params))]
 
 
+def lone_cpu() -> bool:
+    """Whether JAX computes on one CPU device and nothing else."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def widen(array: Array) -> Array:
     """A bias or other elementwise parameter in the dtype of the sums it is added to."""
     return array.astype(accumulation_dtype(array.dtype))
@@ -282,14 +287,14 @@ def _turning_pays(inputs: Array, weights: Array) -> bool:
     """Whether the gradient of the weights, x.T @ dy, is faster with x turned in memory first.
 
     Where the rows of dy lie a multiple of 8 KB apart, a column of it falls into few sets of a CPU's cache, and XLA's
-    product over the rows of both takes 1.2 times as long at H = 2,048 and 1.7 times at 4,096. At other widths turning
-    gains nothing (AMD EPYC, 2 cores, jax 0.10.2, 512 to 8,192 rows).
+    product over the rows of both takes 1.2 times as long at a width of 2,048 and 1.7 times at 4,096. At other widths
+    turning gains little or loses (AMD EPYC, 2 cores, jax 0.10.2, 512 to 8,192 rows).
     """
     rows, width = math.prod(inputs.shape[:-1]), weights.shape[-1]
     if weights.dtype != jnp.float32 or weights.ndim != 2 or rows < 1024 or width % 2048 != 0:
         return False
     # Asked last: who asks starts JAX's backend, and a step on a few rows may be traced before several processes join.
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return lone_cpu()
 
 
 @jax.custom_jvp

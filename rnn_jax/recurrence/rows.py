@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-import jax
 from jaxtyping import Array, Float
+
+from rnn_jax.cells.base import lone_cpu
 
 
 def one_axis_pays() -> bool:
@@ -12,7 +13,7 @@ def one_axis_pays() -> bool:
     On a lone CPU: contracting two axes, as the gradient of a matrix does, makes XLA:CPU transpose copies of whole
     sequences. On several devices that axis could not stay spread, and each would do the work of all.
     """
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return lone_cpu()
 
 
 def over_rows(function: Callable[[Array], Array], vectors: Float[Array, "*TB D"]) -> Array:

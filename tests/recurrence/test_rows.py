@@ -33,7 +33,7 @@ def test_both_axes_as_they_are(name, monkeypatch):
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)), jnp.float32)
     found = []
     for devices in (1, 2):
-        monkeypatch.setattr("rnn_jax.recurrence.rows.jax.device_count", lambda devices=devices: devices)
+        monkeypatch.setattr("rnn_jax.cells.base.jax.device_count", lambda devices=devices: devices)
         cell = cells.CELLS[name](4)
         params = cell.init(jax.random.key(0), 3)
         loss = jax.jit(jax.grad(lambda p, x, cell=cell: jnp.square(unroll(cell, p, x)[1]).sum(), argnums=(0, 1)))
