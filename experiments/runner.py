@@ -125,7 +125,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     from jax.errors import JaxRuntimeError
 
     from rnn_jax.data import DataError
-    from rnn_jax.recurrence import packed
+    from rnn_jax.recurrence import setting
     from rnn_jax.training import processes
     from rnn_jax.training.checkpoint import CheckpointError, CheckpointUnsaved
     from rnn_jax.training.loop import Diverged, Interrupted
@@ -134,8 +134,8 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
     run = None
     try:
         several.join(name, parsed)
-        if packed.SETTING in os.environ:
-            packed.enabled()
+        if setting.SETTING in os.environ:
+            setting.way()
         run = several.open_run(name, lambda: _open_run(name, parsed))
         config = flags.restored(parsed.config, run.config)
         if isinstance(config, TrainingConfig) and {config.steps, config.epochs, config.max_seconds} == {None}:
@@ -157,7 +157,7 @@ def _run(name: str, config_class: type, main: Callable[[Any, Any], None], argume
         DataError,
         RunError,
         CheckpointError,
-        packed.ProductsError,
+        setting.LoopsError,
         processes.ConnectError,
     ) as error:
         if run is not None and not isinstance(error, CheckpointUnsaved):

@@ -469,6 +469,8 @@ def _fixed_inside(equation: Any, inner: Any, fixed: set[Any] | None) -> set[Any]
     """Which variables of `inner`, the jaxpr of an equation, are the same at each step of a loop."""
     if equation.primitive.name == "scan":
         return set(inner.invars[: scan_counts(equation)[0]])
+    if equation.primitive.name == "fused_loop":
+        return set(inner.constvars)
     if equation.primitive.name == "while":
         # All that is handed from step to step comes out.
         return set(inner.invars[: len(inner.invars) - len(equation.outvars)])

@@ -1,5 +1,6 @@
 """One step as the loop sees it (reset, step, mask), and the loop as plain `lax.scan`."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,8 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from rnn_jax.cells.base import Cell
+from rnn_jax.recurrence.fused import fused_scan
 from rnn_jax.recurrence.packed import may_pack, packed_products
+from rnn_jax.recurrence.setting import SETTING, LoopsError, way
+from rnn_jax.recurrence.step_graph import Unfusable
 from rnn_jax.typing import Carry, Params, Projected
+
+_log = logging.getLogger(__name__)
 
 
 class Steps(NamedTuple):
@@ -71,11 +77,22 @@ def scan(
 
     Args:
         body, carry, xs, length, reverse: see `jax.lax.scan`.
-        weights: the parameters that `body` closes over, if products by them are to be made on packed matrices.
+        weights: the parameters that `body` closes over, if the loop may run as machine code or on packed matrices.
         turned: see `packed_products`.
+
+    Raises:
+        LoopsError: see `rnn_jax.recurrence.setting.way`; fused loops were demanded and the body cannot be fused.
     """
     if length != 1:
         if length > 1 and any(may_pack(leaf) for leaf in jax.tree.leaves(weights)):
+            chosen = way()
+            if chosen in ("auto", "fused"):
+                try:
+                    return fused_scan(body, carry, xs, length=length, reverse=reverse, turned=turned)
+                except Unfusable as reason:
+                    if chosen == "fused":
+                        raise LoopsError(f"{SETTING}: fused loops were demanded: {reason}") from None
+                    _log.debug("a loop is left to XLA: %s", reason)
             body = packed_products(body, carry, jax.tree.map(lambda x: x[0], xs), turned=turned)
         return jax.lax.scan(body, carry, xs, length=length, reverse=reverse)
     carry, ys = body(carry, jax.tree.map(lambda x: x[0], xs))
@@ -99,10 +116,14 @@ def lay_out(params: Params, *, transposed_use: bool) -> tuple[Params, Callable[[
     Returns:
         (stored, restore): `restore(stored)`, called inside the loop's body, gives the parameters back. A matrix to be
         turned is turned behind a barrier outside and back inside, where XLA folds the turn into the product; without
-        the barrier it would cancel both.
+        the barrier it would cancel both. A matrix that will be packed is left as it is.
     """
+    packs = way() != "xla"
 
-    flags = jax.tree.map(lambda p: p.ndim == 2 and (p.size >= LARGE_MATRIX) != transposed_use, params)
+    def turns(p: Array) -> bool:
+        return p.ndim == 2 and (p.size >= LARGE_MATRIX) != transposed_use and not (packs and may_pack(p))
+
+    flags = jax.tree.map(turns, params)
     stored = jax.tree.map(lambda p, turn: jax.lax.optimization_barrier(p.T) if turn else p, params, flags)
     return stored, lambda stored: jax.tree.map(lambda p, turn: p.T if turn else p, stored, flags)
 

@@ -47,11 +47,11 @@ def source(shape: Shape) -> str:
         "TILES": ", ".join(f"ptr @tile{rows}" for rows in range(1, shape.rows + 1)),
         "SCRATCH": shape.rows * shape.columns,
     }
-    tiles = [_tile(shape, rows) for rows in range(1, shape.rows + 1)]
-    return "\n".join([*tiles, string.Template(_PROGRAM).substitute(names)])
+    tiles = [tile(shape, rows) for rows in range(1, shape.rows + 1)]
+    return "\n".join([*tiles, CALLS, string.Template(_PROGRAM).substitute(names)])
 
 
-def _tile(shape: Shape, rows: int) -> str:
+def tile(shape: Shape, rows: int) -> str:
     """@tile{rows}: y[:rows, :P] = x[:rows] panel, the sums in registers."""
     vector = f"<{shape.lanes} x float>"
     lanes = shape.lanes
@@ -111,16 +111,128 @@ def _tile(shape: Shape, rows: int) -> str:
 #   extension  0 size, 1 kind (1: asks for metadata), 2 next, 3 metadata
 #   metadata   0 size, 1-2 version {size, extensions}, 3 major and minor (4 bytes each), 4 traits
 #   api        17 ThreadPool_Schedule, 18 ThreadPool_NumThreads
-#   job        0 x, 1 packed, 2 y, 3 M, 4 K, 5 N, 6 panels in all, 7 panels taken at once, 8 next panel, 9 panels done,
-#              10 threads that may still read it, 11 number of threads, 12-15 and 16-20 arguments of the api's
-#              functions, 21 panels of one matrix
-_PROGRAM = """
-declare <$LANES x float> @llvm.fma.v${LANES}f32(<$LANES x float>, <$LANES x float>, <$LANES x float>)
+#   job        0 threads that may still read it, 1 number of threads, 2-5 and 6-10 arguments of the api's functions;
+#              of a product 11 x, 12 packed, 13 y, 14 M, 15 K, 16 N, 17 panels in all, 18 panels of one matrix,
+#              19 panels taken at once, 20 next panel, 21 panels done
+CALLS = """
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.smax.i64(i64, i64)
 declare ptr @malloc(i64)
 declare void @free(ptr)
+
+define internal i64 @word(ptr %from, i64 %index) alwaysinline {
+  %at = getelementptr i64, ptr %from, i64 %index
+  %value = load i64, ptr %at
+  ret i64 %value
+}
+
+define internal ptr @address(ptr %from, i64 %index) alwaysinline {
+  %at = getelementptr ptr, ptr %from, i64 %index
+  %value = load ptr, ptr %at
+  ret ptr %value
+}
+
+define internal void @put(ptr %to, i64 %index, i64 %value) alwaysinline {
+  %at = getelementptr i64, ptr %to, i64 %index
+  store i64 %value, ptr %at
+  ret void
+}
+
+define internal void @put_address(ptr %to, i64 %index, ptr %value) alwaysinline {
+  %at = getelementptr ptr, ptr %to, i64 %index
+  store ptr %value, ptr %at
+  ret void
+}
+
+; Whether XLA asks only what it would call, and the answer.
+define internal i1 @answer(ptr %frame) {
+  %extension = call ptr @address(ptr %frame, i64 1)
+  %plain = icmp eq ptr %extension, null
+  br i1 %plain, label %no, label %extended
+extended:
+  %kind.at = getelementptr i32, ptr %extension, i64 2
+  %kind = load i32, ptr %kind.at
+  %asked = icmp eq i32 %kind, 1
+  br i1 %asked, label %tell, label %no
+tell:
+  %metadata = call ptr @address(ptr %extension, i64 3)
+  %major = getelementptr i32, ptr %metadata, i64 6
+  store i32 0, ptr %major
+  %minor = getelementptr i32, ptr %metadata, i64 7
+  store i32 3, ptr %minor
+  %traits = getelementptr i32, ptr %metadata, i64 8
+  store i32 0, ptr %traits
+  ret i1 1
+no:
+  ret i1 0
+}
+
+; How many threads may work on a job that has parts for `most`; all of them are counted as its readers.
+define internal i64 @threads(ptr %frame, ptr %job, i64 %most) {
+  %api = call ptr @address(ptr %frame, i64 2)
+  %context = call ptr @address(ptr %frame, i64 3)
+  call void @put(ptr %job, i64 1, i64 1)
+  %found.at = getelementptr i64, ptr %job, i64 1
+  %ask = getelementptr i64, ptr %job, i64 2
+  call void @put(ptr %ask, i64 0, i64 32)
+  call void @put(ptr %ask, i64 1, i64 0)
+  call void @put_address(ptr %ask, i64 2, ptr %context)
+  call void @put_address(ptr %ask, i64 3, ptr %found.at)
+  %threads.of = call ptr @address(ptr %api, i64 18)
+  %unknown = call ptr %threads.of(ptr %ask)
+  %found = call i64 @word(ptr %job, i64 1)
+  %some = call i64 @llvm.smin.i64(i64 %found, i64 %most)
+  %threads = call i64 @llvm.smax.i64(i64 %some, i64 1)
+  call void @put(ptr %job, i64 0, i64 %threads)
+  ret i64 %threads
+}
+
+define internal void @leave(ptr %job) {
+  %readers = getelementptr i64, ptr %job, i64 10
+  %before = atomicrmw sub ptr %job, i64 1 acq_rel
+  %last = icmp eq i64 %before, 1
+  br i1 %last, label %drop, label %end
+drop:
+  call void @free(ptr %job)
+  br label %end
+end:
+  ret void
+}
+
+define internal void @task(ptr %job) {
+  call void @work(ptr %job)
+  call void @leave(ptr %job)
+  ret void
+}
+
+; Ask XLA for all threads but this one.
+define internal void @schedule(ptr %frame, ptr %job, i64 %threads) {
+entry:
+  %api = call ptr @address(ptr %frame, i64 2)
+  %context = call ptr @address(ptr %frame, i64 3)
+  %order = getelementptr i64, ptr %job, i64 6
+  call void @put(ptr %order, i64 0, i64 40)
+  call void @put(ptr %order, i64 1, i64 0)
+  call void @put_address(ptr %order, i64 2, ptr %context)
+  call void @put_address(ptr %order, i64 3, ptr @task)
+  call void @put_address(ptr %order, i64 4, ptr %job)
+  %schedule = call ptr @address(ptr %api, i64 17)
+  br label %more
+more:
+  %asked = phi i64 [1, %entry], [%asked.next, %one]
+  %again = icmp slt i64 %asked, %threads
+  br i1 %again, label %one, label %end
+one:
+  %refused = call ptr %schedule(ptr %order)
+  %asked.next = add i64 %asked, 1
+  br label %more
+end:
+  ret void
+}
+"""
+_PROGRAM = """
+declare <$LANES x float> @llvm.fma.v${LANES}f32(<$LANES x float>, <$LANES x float>, <$LANES x float>)
 
 @tiles = internal constant [$ROWS x ptr] [$TILES]
 
@@ -198,30 +310,6 @@ end:
   ret void
 }
 
-define internal i64 @word(ptr %from, i64 %index) alwaysinline {
-  %at = getelementptr i64, ptr %from, i64 %index
-  %value = load i64, ptr %at
-  ret i64 %value
-}
-
-define internal ptr @address(ptr %from, i64 %index) alwaysinline {
-  %at = getelementptr ptr, ptr %from, i64 %index
-  %value = load ptr, ptr %at
-  ret ptr %value
-}
-
-define internal void @put(ptr %to, i64 %index, i64 %value) alwaysinline {
-  %at = getelementptr i64, ptr %to, i64 %index
-  store i64 %value, ptr %at
-  ret void
-}
-
-define internal void @put_address(ptr %to, i64 %index, ptr %value) alwaysinline {
-  %at = getelementptr ptr, ptr %to, i64 %index
-  store ptr %value, ptr %at
-  ret void
-}
-
 ; Panels [first, last) of all V matrices, numbered through.
 define internal void @range(ptr %x, ptr %packed, ptr %y, i64 %M, i64 %K, i64 %N, i64 %each, i64 %first, i64 %last) #0 {
 entry:
@@ -254,17 +342,17 @@ end:
 
 define internal void @work(ptr %job) #0 {
 entry:
-  %x = call ptr @address(ptr %job, i64 0)
-  %packed = call ptr @address(ptr %job, i64 1)
-  %y = call ptr @address(ptr %job, i64 2)
-  %M = call i64 @word(ptr %job, i64 3)
-  %K = call i64 @word(ptr %job, i64 4)
-  %N = call i64 @word(ptr %job, i64 5)
-  %count = call i64 @word(ptr %job, i64 6)
-  %chunk = call i64 @word(ptr %job, i64 7)
-  %each = call i64 @word(ptr %job, i64 21)
-  %next = getelementptr i64, ptr %job, i64 8
-  %done = getelementptr i64, ptr %job, i64 9
+  %x = call ptr @address(ptr %job, i64 11)
+  %packed = call ptr @address(ptr %job, i64 12)
+  %y = call ptr @address(ptr %job, i64 13)
+  %M = call i64 @word(ptr %job, i64 14)
+  %K = call i64 @word(ptr %job, i64 15)
+  %N = call i64 @word(ptr %job, i64 16)
+  %count = call i64 @word(ptr %job, i64 17)
+  %each = call i64 @word(ptr %job, i64 18)
+  %chunk = call i64 @word(ptr %job, i64 19)
+  %next = getelementptr i64, ptr %job, i64 20
+  %done = getelementptr i64, ptr %job, i64 21
   br label %take
 take:
   %first = atomicrmw add ptr %next, i64 %chunk monotonic
@@ -281,46 +369,13 @@ end:
   ret void
 }
 
-define internal void @leave(ptr %job) {
-  %readers = getelementptr i64, ptr %job, i64 10
-  %before = atomicrmw sub ptr %readers, i64 1 acq_rel
-  %last = icmp eq i64 %before, 1
-  br i1 %last, label %drop, label %end
-drop:
-  call void @free(ptr %job)
-  br label %end
-end:
-  ret void
-}
-
-define internal void @task(ptr %job) {
-  call void @work(ptr %job)
-  call void @leave(ptr %job)
-  ret void
-}
-
 define ptr @handler(ptr %frame) {
 entry:
-  %extension = call ptr @address(ptr %frame, i64 1)
-  %plain = icmp eq ptr %extension, null
-  br i1 %plain, label %execute, label %extended
-extended:
-  %kind.at = getelementptr i32, ptr %extension, i64 2
-  %kind = load i32, ptr %kind.at
-  %asked = icmp eq i32 %kind, 1
-  br i1 %asked, label %tell, label %execute
-tell:
-  %metadata = call ptr @address(ptr %extension, i64 3)
-  %major = getelementptr i32, ptr %metadata, i64 6
-  store i32 0, ptr %major
-  %minor = getelementptr i32, ptr %metadata, i64 7
-  store i32 3, ptr %minor
-  %traits = getelementptr i32, ptr %metadata, i64 8
-  store i32 0, ptr %traits
+  %answered = call i1 @answer(ptr %frame)
+  br i1 %answered, label %end, label %execute
+end:
   ret ptr null
 execute:
-  %api = call ptr @address(ptr %frame, i64 2)
-  %context = call ptr @address(ptr %frame, i64 3)
   %arguments = call ptr @address(ptr %frame, i64 9)
   %results = call ptr @address(ptr %frame, i64 14)
   %x.buffer = call ptr @address(ptr %arguments, i64 0)
@@ -348,52 +403,24 @@ alone:
   ret ptr null
 together:
   %job = call ptr @malloc(i64 176)
-  call void @put_address(ptr %job, i64 0, ptr %x)
-  call void @put_address(ptr %job, i64 1, ptr %packed)
-  call void @put_address(ptr %job, i64 2, ptr %y)
-  call void @put(ptr %job, i64 3, i64 %M)
-  call void @put(ptr %job, i64 4, i64 %K)
-  call void @put(ptr %job, i64 5, i64 %N)
-  call void @put(ptr %job, i64 6, i64 %count)
-  call void @put(ptr %job, i64 21, i64 %each)
-  call void @put(ptr %job, i64 8, i64 0)
-  call void @put(ptr %job, i64 9, i64 0)
-  call void @put(ptr %job, i64 11, i64 1)
-  %ask = getelementptr i64, ptr %job, i64 12
-  %found = getelementptr i64, ptr %job, i64 11
-  call void @put(ptr %ask, i64 0, i64 32)
-  call void @put(ptr %ask, i64 1, i64 0)
-  call void @put_address(ptr %ask, i64 2, ptr %context)
-  call void @put_address(ptr %ask, i64 3, ptr %found)
-  %threads.of = call ptr @address(ptr %api, i64 18)
-  %unknown = call ptr %threads.of(ptr %ask)
-  %threads.found = call i64 @word(ptr %job, i64 11)
-  %threads.some = call i64 @llvm.smin.i64(i64 %threads.found, i64 %count)
-  %threads = call i64 @llvm.smax.i64(i64 %threads.some, i64 1)
-  call void @put(ptr %job, i64 10, i64 %threads)
+  call void @put_address(ptr %job, i64 11, ptr %x)
+  call void @put_address(ptr %job, i64 12, ptr %packed)
+  call void @put_address(ptr %job, i64 13, ptr %y)
+  call void @put(ptr %job, i64 14, i64 %M)
+  call void @put(ptr %job, i64 15, i64 %K)
+  call void @put(ptr %job, i64 16, i64 %N)
+  call void @put(ptr %job, i64 17, i64 %count)
+  call void @put(ptr %job, i64 18, i64 %each)
+  call void @put(ptr %job, i64 20, i64 0)
+  call void @put(ptr %job, i64 21, i64 0)
+  %threads = call i64 @threads(ptr %frame, ptr %job, i64 %count)
   %ranges = mul i64 %threads, 8
   %share = sdiv i64 %count, %ranges
   %chunk = call i64 @llvm.smax.i64(i64 %share, i64 1)
-  call void @put(ptr %job, i64 7, i64 %chunk)
-  %order = getelementptr i64, ptr %job, i64 16
-  call void @put(ptr %order, i64 0, i64 40)
-  call void @put(ptr %order, i64 1, i64 0)
-  call void @put_address(ptr %order, i64 2, ptr %context)
-  call void @put_address(ptr %order, i64 3, ptr @task)
-  call void @put_address(ptr %order, i64 4, ptr %job)
-  %schedule = call ptr @address(ptr %api, i64 17)
-  br label %ask.more
-ask.more:
-  %asked.for = phi i64 [1, %together], [%asked.next, %ask.one]
-  %more = icmp slt i64 %asked.for, %threads
-  br i1 %more, label %ask.one, label %own
-ask.one:
-  %refused = call ptr %schedule(ptr %order)
-  %asked.next = add i64 %asked.for, 1
-  br label %ask.more
-own:
+  call void @put(ptr %job, i64 19, i64 %chunk)
+  call void @schedule(ptr %frame, ptr %job, i64 %threads)
   call void @work(ptr %job)
-  %done.at = getelementptr i64, ptr %job, i64 9
+  %done.at = getelementptr i64, ptr %job, i64 21
   br label %wait
 wait:
   %done = load atomic volatile i64, ptr %done.at acquire, align 8

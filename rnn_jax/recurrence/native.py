@@ -9,6 +9,7 @@ function.
 import ctypes
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,43 +37,56 @@ def tile_shape() -> Shape:
 
 
 def target() -> str:
-    """The name by which XLA knows the code, which is compiled for this processor at the first call.
+    """The name by which XLA knows the product, which is compiled for this processor at the first call.
 
     It tells the panels' form, so that a program compiled for another processor does not run on this one's.
 
     Raises:
         NotImplementedError: see `tile_shape`.
     """
+    shape = tile_shape()
+    return compiled(f"product_{shape.columns}", lambda: source(shape), unrolled=shape.lanes < 16)
+
+
+def compiled(name: str, source: Callable[[], str], *, unrolled: bool) -> str:
+    """The name by which XLA knows a program, compiled for this processor when it is first asked for.
+
+    Args:
+        name: what tells it from others.
+        source: the program, of which XLA calls `handler`.
+        unrolled: whether LLVM may unroll loops. One step of a tile of 12 rows fills AVX-512's registers: two at once
+            would leave them for memory and come back.
+    """
+    name = f"rnn_jax_{name}"
     # The runs of a sweep trace their loops side by side, and XLA takes a name only once.
     with _COMPILING:
-        return _compile(tile_shape())
+        if name not in _kept:
+            engine = _compile(source(), unrolled)
+            handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("handler"))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+            _kept[name] = engine
+    return name
 
 
 _COMPILING = threading.Lock()
 
 
-@functools.cache
-def _compile(shape: Shape) -> str:
-    name = f"rnn_jax_packed_product_{shape.columns}"
+def _compile(source: str, unrolled: bool) -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    module = llvm.parse_assembly(source(shape))
+    module = llvm.parse_assembly(source)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    # One step of a tile of 12 rows fills AVX-512's registers: two at once would leave them for memory and come back.
-    options.loop_unrolling = shape.lanes < 16
+    options.loop_unrolling = unrolled
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    _kept.append(engine)
-    handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("handler"))
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    return name
+    return engine
 
 
 # The code lives as long as the process: XLA keeps its address.
-_kept: list[Any] = []
+_kept: dict[str, Any] = {}

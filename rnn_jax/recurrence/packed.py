@@ -12,8 +12,6 @@ it runs as before but for those. The machine code is in `rnn_jax.recurrence.mach
 
 import functools
 import math
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,48 +25,10 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.recurrence import native
-
-# The environment variable. auto: packed where that can be done; packed: an error where it cannot; xla: never.
-SETTING = "RNN_JAX_PRODUCTS"
+from rnn_jax.recurrence.setting import way
 
 # Below so many numbers a matrix is left to XLA: its products are too short for a call of their own to pay.
 SMALLEST_MATRIX = 2**12
-
-
-class ProductsError(ValueError):
-    """RNN_JAX_PRODUCTS is set to what does not exist, or demands what cannot be had."""
-
-
-@functools.cache
-def _reason_against() -> str | None:
-    """Why products cannot be packed here; None if they can."""
-    if jax.default_backend() != "cpu":
-        return f"expected a CPU, found {jax.default_backend()}"
-    if jax.device_count() > 1:
-        return f"expected one device, found {jax.device_count()}"
-    try:
-        native.target()
-    except NotImplementedError as error:
-        warnings.warn(f"products in loops are left to XLA: {error}", RuntimeWarning, stacklevel=2)
-        return str(error)
-    return None
-
-
-def enabled() -> bool:
-    """Whether loops pack their matrices, by the environment variable RNN_JAX_PRODUCTS and by what this machine is.
-
-    Raises:
-        ProductsError: a setting that does not exist; packed products were demanded and cannot be had.
-    """
-    setting = os.environ.get(SETTING, "auto")
-    if setting not in ("auto", "packed", "xla"):
-        raise ProductsError(f"{SETTING}: expected auto, packed or xla, found {setting!r}")
-    if setting == "xla":
-        return False
-    reason = _reason_against()
-    if reason is not None and setting == "packed":
-        raise ProductsError(f"{SETTING}: packed products were demanded: {reason}")
-    return reason is None
 
 
 AnyArray = Array | np.ndarray
@@ -201,9 +161,9 @@ def packed_products(
         turned: whether the loop will be differentiated by JAX: each matrix is packed a second time, for that.
 
     Raises:
-        ProductsError: see `enabled`.
+        LoopsError: see `rnn_jax.recurrence.setting.way`.
     """
-    if not enabled():
+    if way() == "xla":
         return function
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     matrices = {variable: _Matrix(number, False) for number, variable in enumerate(closed.jaxpr.constvars)}

@@ -336,9 +336,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_a_wrong_environment_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("RNN_JAX_PRODUCTS", "fast")
+    monkeypatch.setenv("RNN_JAX_LOOPS", "fast")
     code, _, errors = run("--workdir=run", folder=tmp_path)
-    assert (code, errors) == (2, "toy: RNN_JAX_PRODUCTS: expected auto, packed or xla, found 'fast'\n")
+    assert (code, errors) == (2, "toy: RNN_JAX_LOOPS: expected one of auto, fused, packed, xla, found 'fast'\n")
     assert list(tmp_path.iterdir()) == []
 
 

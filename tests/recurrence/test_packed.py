@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 import inspect
-import os
 import subprocess
 import sys
 
@@ -18,8 +17,9 @@ from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.recurrence import native, packed
 from rnn_jax.recurrence.loop import scan
 from rnn_jax.recurrence.machine_code import Shape, source
+from rnn_jax.recurrence.setting import SETTING, way
 
-pytestmark = pytest.mark.skipif(not packed.enabled(), reason="no packed products on this machine")
+pytestmark = pytest.mark.skipif(way() == "xla", reason="no packed products on this machine")
 
 
 def normal(*shape, seed=0):
@@ -51,7 +51,7 @@ def tiny(monkeypatch):
 @pytest.fixture
 def setting(monkeypatch):
     def choose(value):
-        monkeypatch.setenv(packed.SETTING, value)
+        monkeypatch.setenv(SETTING, value)
 
     return choose
 
@@ -215,8 +215,9 @@ def test_keeps_structure_and_what_is_no_product(tiny):
     assert got[1][0][1] == xs[1]
 
 
-def test_scan_packs_before_the_loop(tiny):
+def test_scan_packs_before_the_loop(tiny, setting):
     """The panels are made once: no loop computes them."""
+    setting("packed")
     w = normal(8, 8)
 
     def run(carry, w):
@@ -230,13 +231,7 @@ def test_scan_packs_before_the_loop(tiny):
     assert "reshape" not in inside
 
 
-CELLS = {
-    "elman": lambda: new(rnn_jax.elman, 16),
-    "lstm": lambda: new(rnn_jax.lstm, 16),
-    "gru": lambda: new(rnn_jax.gru, 16),
-    "gru_before": lambda: new(rnn_jax.gru, 16, reset="before"),
-    "jordan": lambda: new(rnn_jax.cells.jordan, 16),
-}
+CELLS = {"lstm": lambda: new(rnn_jax.lstm, 16), "jordan": lambda: new(rnn_jax.cells.jordan, 16)}
 
 
 @pytest.mark.parametrize("gradient", ["deferred", "autodiff"])
@@ -322,46 +317,6 @@ def test_without_jit(tiny):
     with jax.disable_jit():
         carry, _ = scan(lambda c, _: (c @ w, None), normal(3, 4), None, length=3, reverse=False, weights=w)
     np.testing.assert_allclose(carry, normal(3, 4) @ w @ w @ w, rtol=1e-4)
-
-
-def test_an_unknown_setting_is_refused(setting):
-    setting("fast")
-    with pytest.raises(ValueError, match="RNN_JAX_PRODUCTS: expected auto, packed or xla, found 'fast'"):
-        packed.enabled()
-
-
-def test_what_is_demanded_and_cannot_be_had_is_an_error(setting, monkeypatch):
-    def none():
-        raise NotImplementedError("expected a processor with AVX2 and FMA, AVX-512 or NEON, found riscv64")
-
-    monkeypatch.setattr(native, "target", none)
-    packed._reason_against.cache_clear()
-    try:
-        with pytest.warns(RuntimeWarning, match="products in loops are left to XLA: expected a processor"):
-            assert not packed.enabled()
-        setting("packed")
-        with pytest.raises(ValueError, match="packed products were demanded: expected a processor"):
-            packed.enabled()
-    finally:
-        packed._reason_against.cache_clear()
-
-
-def test_several_devices_leave_products_to_xla():
-    code = (
-        "from rnn_jax.recurrence import packed\n"
-        "try: packed.enabled()\n"
-        "except ValueError as error: print(error)\n"
-        "import os; os.environ.pop(packed.SETTING); print(packed.enabled())"
-    )
-    environment = {
-        **os.environ,
-        packed.SETTING: "packed",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    demanded = "RNN_JAX_PRODUCTS: packed products were demanded: expected one device, found 2"
-    assert run.stdout.splitlines() == [demanded, "False"]
 
 
 # Those of AVX-512, AVX2 and NEON. LLVM makes shorter vectors of those that this processor does not have.
