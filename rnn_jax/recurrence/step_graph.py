@@ -154,6 +154,7 @@ ELEMENTWISE = {
     "logistic": "logistic",
     "sqrt": "sqrt",
     "square": "square",
+    "one_minus_square": "one_minus_square",
     "integer_pow": "integer_pow",
     "select_n": "select",
     "eq": "eq",
