@@ -30,6 +30,32 @@ LOOKS = 20_000
 # Words of a job (see `rnn_jax.recurrence.machine_code`): the next block, the blocks done, the arrays' addresses.
 NEXT, DONE, ARRAYS = 16, 24, 32
 
+# `@wait(done, least)`: until so many blocks are done.
+_YIELDS = sys.platform != "win32"
+_WAIT = f"""
+{"declare i32 @sched_yield()" if _YIELDS else ""}
+define internal void @wait(ptr %done, i64 %least) #0 {{
+entry:
+  br label %look
+look:
+  %looks = phi i64 [0, %entry], [%more, %again]
+  %finished = load atomic volatile i64, ptr %done acquire, align 8
+  %ready = icmp sge i64 %finished, %least
+  br i1 %ready, label %end, label %not
+not:
+  %more = add i64 %looks, 1
+  %long = icmp sgt i64 %more, {LOOKS}
+  br i1 %long, label %offer, label %again
+offer:
+  {"%offered = call i32 @sched_yield()" if _YIELDS else ""}
+  br label %again
+again:
+  br label %look
+end:
+  ret void
+}}
+"""
+
 
 class LoopCode:
     """The program of a loop.
@@ -106,6 +132,7 @@ class LoopCode:
                 f"@tiles = internal constant [{len(tiles)} x ptr] [{', '.join(tiles)}]",
                 mathematics(self.shape.lanes),
                 *(_PhaseCode(self, index, phase).source() for index, phase in enumerate(self.plan.phases)),
+                _WAIT,
                 self._work(),
                 self._handler(),
                 f'attributes #0 = {{ nounwind "min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}" }}',
@@ -127,9 +154,7 @@ class LoopCode:
         """`@work(job)`: take blocks until none is left."""
         each = [self.blocks(phase) for phase in self.plan.phases]
         total = sum(each)
-        yields = sys.platform != "win32"
         lines = [
-            *["declare i32 @sched_yield()"] * yields,
             "define internal void @work(ptr %job) #0 {",
             "entry:",
             f"  %arrays = getelementptr i64, ptr %job, i64 {ARRAYS}",
@@ -153,22 +178,7 @@ class LoopCode:
                 f"start{index}:",
                 f"  %before{index} = add i64 %before.step, {first}",
                 f"  %block{index} = sub i64 %of.step, {first}",
-                f"  br label %wait{index}",
-                f"wait{index}:",
-                f"  %looks{index} = phi i64 [0, %start{index}], [%more.looks{index}, %again{index}]",
-                f"  %finished{index} = load atomic volatile i64, ptr %done acquire, align 8",
-                f"  %ready{index} = icmp sge i64 %finished{index}, %before{index}",
-                f"  br i1 %ready{index}, label %run{index}, label %look{index}",
-                f"look{index}:",
-                f"  %more.looks{index} = add i64 %looks{index}, 1",
-                f"  %long{index} = icmp sgt i64 %more.looks{index}, {LOOKS}",
-                f"  br i1 %long{index}, label %offer{index}, label %again{index}",
-                f"offer{index}:",
-                *[f"  %offered{index} = call i32 @sched_yield()"] * yields,
-                f"  br label %again{index}",
-                f"again{index}:",
-                f"  br label %wait{index}",
-                f"run{index}:",
+                f"  call void @wait(ptr %done, i64 %before{index})",
                 f"  call void @phase{index}(ptr %arrays, i64 %s, i64 %block{index})",
                 "  br label %did",
                 f"not{index}:",
@@ -219,12 +229,7 @@ class LoopCode:
         lines += [
             "  call void @work(ptr %job)",
             f"  %done.at = getelementptr i64, ptr %job, i64 {DONE}",
-            "  br label %wait",
-            "wait:",
-            "  %done = load atomic volatile i64, ptr %done.at acquire, align 8",
-            f"  %waiting = icmp slt i64 %done, {self.length * sum(blocks)}",
-            "  br i1 %waiting, label %wait, label %finished",
-            "finished:",
+            f"  call void @wait(ptr %done.at, i64 {self.length * sum(blocks)})",
             "  call void @leave(ptr %job)",
             "  br label %end",
             "end:",

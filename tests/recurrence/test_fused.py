@@ -2,23 +2,23 @@
 
 import concurrent.futures
 import functools
-import inspect
 import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from given import new, normal
 from jax.test_util import check_grads
 
 import rnn_jax
 from rnn_jax.cells import CELLS, draw_zoneout, make, zoneout
-from rnn_jax.recurrence import native, packed
+from rnn_jax.recurrence import native
 from rnn_jax.recurrence.fused import fused_scan
 from rnn_jax.recurrence.loop import scan
 from rnn_jax.recurrence.loop_code import LoopCode
 from rnn_jax.recurrence.machine_code import Shape
-from rnn_jax.recurrence.setting import SETTING, way
+from rnn_jax.recurrence.setting import way
 from rnn_jax.recurrence.step_graph import plan
 
 pytestmark = pytest.mark.skipif(way() == "xla", reason="no machine code on this machine")
@@ -27,32 +27,9 @@ pytestmark = pytest.mark.skipif(way() == "xla", reason="no machine code on this 
 SHAPES = [Shape(16, 12), Shape(8, 6), Shape(4, 8)]
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def new(factory, *arguments, **options):
-    """A cell that no jitted function has seen: `unroll` would remember how its loop was run."""
-    return inspect.unwrap(factory)(*arguments, **options)
-
-
 def unseen(cell):
     """The same cell, which no jitted function has seen."""
     return cell.replace(update=lambda *arguments: cell.update(*arguments))
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Loops with matrices of any size are fused."""
-    monkeypatch.setattr(packed, "SMALLEST_MATRIX", 1)
-
-
-@pytest.fixture
-def setting(monkeypatch):
-    def choose(value):
-        monkeypatch.setenv(SETTING, value)
-
-    return choose
 
 
 def fused(body, carry, xs, length=None, reverse=False):

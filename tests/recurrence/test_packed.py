@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import inspect
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from given import new, normal
 from jax.test_util import check_grads
 
 import rnn_jax
@@ -17,13 +17,9 @@ from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.recurrence import native, packed
 from rnn_jax.recurrence.loop import scan
 from rnn_jax.recurrence.machine_code import Shape, source
-from rnn_jax.recurrence.setting import SETTING, way
+from rnn_jax.recurrence.setting import way
 
 pytestmark = pytest.mark.skipif(way() == "xla", reason="no packed products on this machine")
-
-
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -35,25 +31,6 @@ def run_counted(function, *arguments):
     """How often a compiled function calls the machine code, and what it gives."""
     compiled = jax.jit(function).lower(*arguments).compile()
     return compiled.as_text().count(f'custom_call_target="{native.target()}"'), compiled(*arguments)
-
-
-def new(factory, *arguments, **options):
-    """A cell that no jitted function has seen: `unroll` would remember how its products were made."""
-    return inspect.unwrap(factory)(*arguments, **options)
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Matrices of any size are packed."""
-    monkeypatch.setattr(packed, "SMALLEST_MATRIX", 1)
-
-
-@pytest.fixture
-def setting(monkeypatch):
-    def choose(value):
-        monkeypatch.setenv(SETTING, value)
-
-    return choose
 
 
 @pytest.mark.parametrize(

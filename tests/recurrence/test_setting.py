@@ -10,14 +10,6 @@ from rnn_jax.recurrence import native
 from rnn_jax.recurrence import setting as how
 
 
-@pytest.fixture
-def setting(monkeypatch):
-    def choose(value):
-        monkeypatch.setenv(how.SETTING, value)
-
-    return choose
-
-
 def test_an_unknown_setting_is_refused(setting):
     setting("fast")
     with pytest.raises(ValueError, match="RNN_JAX_LOOPS: expected one of auto, fused, packed, xla, found 'fast'"):
